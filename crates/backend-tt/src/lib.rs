@@ -1,0 +1,58 @@
+//! SmolVLA on Tenstorrent Blackhole.
+//!
+//! Not built yet: this crate holds the backend's name and place, and [`open`] refuses. It will open a Blackhole
+//! card through its PJRT library, loaded at run time, or a bit-exact emulator of its number formats where
+//! there is no card.
+#![forbid(unsafe_code)]
+
+use std::convert::Infallible;
+
+use smolvla_core::BackendError;
+use smolvla_core::backend::BackendErrorKind;
+
+/// The backend's name, as `--backend` takes it.
+pub const NAME: &str = "tt";
+
+/// Refuses to open a Blackhole card: there is no code for one yet.
+///
+/// `selector` is what follows the colon in `--backend tt:0`; the message repeats it.
+///
+/// # Errors
+/// Always, with [`BackendErrorKind::Unavailable`].
+///
+/// ```
+/// let refused = smolvla_backend_tt::open(None).unwrap_err();
+/// assert!(refused.to_string().contains("--backend cpu"));
+/// ```
+pub fn open(selector: Option<&str>) -> Result<Infallible, BackendError> {
+    let device = selector.map_or_else(|| NAME.to_owned(), |selector| format!("{NAME}:{selector}"));
+    Err(BackendError::new(
+        NAME,
+        "open",
+        BackendErrorKind::Unavailable,
+        format!(
+            "the Tenstorrent backend is not built yet, so there is no device `{device}`; use --backend cpu"
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_refuses_and_names_the_alternative() {
+        let error = open(Some("0")).unwrap_err();
+        assert_eq!((error.backend, error.kind), ("tt", BackendErrorKind::Unavailable));
+        assert_eq!(
+            error.to_string(),
+            "tt: open: the Tenstorrent backend is not built yet, so there is no device `tt:0`; use --backend cpu",
+        );
+    }
+
+    #[test]
+    fn open_without_a_selector_names_the_backend() {
+        let message = open(None).unwrap_err().message;
+        assert!(message.contains("no device `tt`;"), "{message}");
+    }
+}

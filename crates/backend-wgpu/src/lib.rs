@@ -1,0 +1,55 @@
+//! SmolVLA on GPUs (Vulkan, Metal, DirectX 12) through Burn's wgpu tensors.
+//!
+//! Not built yet: this crate holds the backend's name and place, and [`open`] refuses. It will open a wgpu
+//! adapter and run the graph on it through the same Burn tensors that the CPU backend uses.
+#![forbid(unsafe_code)]
+
+use std::convert::Infallible;
+
+use smolvla_core::BackendError;
+use smolvla_core::backend::BackendErrorKind;
+
+/// The backend's name, as `--backend` takes it.
+pub const NAME: &str = "wgpu";
+
+/// Refuses to open a GPU: there is no code for one yet.
+///
+/// `selector` is what follows the colon in `--backend wgpu:0`; the message repeats it.
+///
+/// # Errors
+/// Always, with [`BackendErrorKind::Unavailable`].
+///
+/// ```
+/// let refused = smolvla_backend_wgpu::open(None).unwrap_err();
+/// assert!(refused.to_string().contains("--backend cpu"));
+/// ```
+pub fn open(selector: Option<&str>) -> Result<Infallible, BackendError> {
+    let device = selector.map_or_else(|| NAME.to_owned(), |selector| format!("{NAME}:{selector}"));
+    Err(BackendError::new(
+        NAME,
+        "open",
+        BackendErrorKind::Unavailable,
+        format!("the GPU backend is not built yet, so there is no device `{device}`; use --backend cpu"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_refuses_and_names_the_alternative() {
+        let error = open(Some("0")).unwrap_err();
+        assert_eq!((error.backend, error.kind), ("wgpu", BackendErrorKind::Unavailable));
+        assert_eq!(
+            error.to_string(),
+            "wgpu: open: the GPU backend is not built yet, so there is no device `wgpu:0`; use --backend cpu",
+        );
+    }
+
+    #[test]
+    fn open_without_a_selector_names_the_backend() {
+        let message = open(None).unwrap_err().message;
+        assert!(message.contains("no device `wgpu`;"), "{message}");
+    }
+}

@@ -1,0 +1,300 @@
+//! A memory-mapped safetensors file.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors};
+
+use crate::weights::{StorageType, TensorView};
+use crate::{Error, Result};
+
+/// A safetensors file, mapped into memory and read on demand.
+///
+/// The header is checked once, when the file is opened; tensors are then found by name without copying.
+#[derive(Debug)]
+pub struct WeightsFile {
+    path: PathBuf,
+    map: Mmap,
+    tensors: BTreeMap<String, TensorEntry>,
+}
+
+/// What the header of a safetensors file says about one tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorEntry {
+    /// The element type as safetensors spells it: `F32`, `BF16`, `I64`, …
+    pub dtype: String,
+    /// The element type as weights can be read; `None` for integers and other types.
+    pub storage: Option<StorageType>,
+    /// Length of every dimension.
+    pub shape: Vec<usize>,
+    /// Where the elements are in the file.
+    bytes: Range<usize>,
+}
+
+impl TensorEntry {
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Bytes in the file.
+    pub fn size_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The dimensions as a matrix: a vector is one row, higher ranks keep their first dimension.
+    fn matrix(&self) -> (usize, usize) {
+        match self.shape[..] {
+            [] => (1, 1),
+            [cols] => (1, cols),
+            [rows, ref rest @ ..] => (rows, rest.iter().product()),
+        }
+    }
+}
+
+impl WeightsFile {
+    /// Opens and maps a file and checks its header.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be opened; [`Error::Corrupt`] when it is truncated, has overlapping or
+    /// missing data, or is not a safetensors file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let io_error = |action| move |source| Error::Io { action, path: path.to_owned(), source };
+        let file = File::open(path).map_err(io_error("read"))?;
+        let metadata = file.metadata().map_err(io_error("read"))?;
+        if metadata.is_dir() {
+            return Err(io_error("read")(io::Error::from(io::ErrorKind::IsADirectory)));
+        }
+        if metadata.len() == 0 {
+            return Err(corrupt(path, "is empty"));
+        }
+        let map = map_file(&file).map_err(io_error("map"))?;
+        let (header_len, header) =
+            SafeTensors::read_metadata(&map).map_err(|error| corrupt(path, &explain(&error, map.len())))?;
+        let data_start = header_len + size_of::<u64>();
+        let tensors = header
+            .tensors()
+            .into_iter()
+            .map(|(name, info)| {
+                let (start, end) = info.data_offsets;
+                let entry = TensorEntry {
+                    dtype: info.dtype.to_string(),
+                    storage: storage(info.dtype),
+                    shape: info.shape.clone(),
+                    bytes: data_start + start..data_start + end,
+                };
+                (name, entry)
+            })
+            .collect();
+        Ok(Self { path: path.to_owned(), map, tensors })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Size of the file.
+    pub fn size_bytes(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Every tensor, by name.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &TensorEntry)> {
+        self.tensors.iter().map(|(name, entry)| (name.as_str(), entry))
+    }
+
+    /// What the header says about a tensor, if the file has it.
+    pub fn entry(&self, name: &str) -> Option<&TensorEntry> {
+        self.tensors.get(name)
+    }
+
+    /// A tensor of floats as a matrix `[rows, cols]`, or `None` if the file has no such tensor.
+    ///
+    /// A vector is one row; higher ranks keep their first dimension as rows.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when its elements are not floats.
+    pub fn get(&self, name: &str) -> Result<Option<TensorView<'_>>> {
+        let Some(entry) = self.entry(name) else { return Ok(None) };
+        let (rows, cols) = entry.matrix();
+        let bytes = &self.map[entry.bytes.clone()];
+        let view = entry.storage.and_then(|storage| TensorView::new(storage, rows, cols, bytes));
+        match view {
+            Some(view) => Ok(Some(view)),
+            None => Err(self.error(name, not_floats(entry))),
+        }
+    }
+
+    /// [`WeightsFile::get`] of a tensor that must be there.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when the file has no such tensor or its elements are not floats.
+    pub fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
+        self.get(name)?.ok_or_else(|| self.error(name, "is missing".to_owned()))
+    }
+
+    pub(super) fn error(&self, tensor: &str, reason: String) -> Error {
+        Error::Tensor { file: self.path.clone(), tensor: tensor.to_owned(), reason }
+    }
+}
+
+/// Why a tensor cannot be used as a weight.
+pub(super) fn not_floats(entry: &TensorEntry) -> String {
+    format!("has elements of type {}; expected F64, F32, F16 or BF16", entry.dtype)
+}
+
+#[allow(unsafe_code, reason = "the operating system offers no safe way to map a file")]
+fn map_file(file: &File) -> io::Result<Mmap> {
+    // SAFETY: the map is read-only, and everything read through it is bytes, valid in any pattern. What remains
+    // is the contract of every loader of memory-mapped weights: a file that another process truncates while it
+    // is in use ends this process with a bus error. Checkpoints are written elsewhere and renamed into place.
+    unsafe { Mmap::map(file) }
+}
+
+fn storage(dtype: Dtype) -> Option<StorageType> {
+    match dtype {
+        Dtype::F64 => Some(StorageType::F64),
+        Dtype::F32 => Some(StorageType::F32),
+        Dtype::F16 => Some(StorageType::F16),
+        Dtype::BF16 => Some(StorageType::Bf16),
+        _ => None,
+    }
+}
+
+fn corrupt(path: &Path, reason: &str) -> Error {
+    Error::Corrupt { file: path.to_owned(), reason: format!("{reason}; download or copy the file again") }
+}
+
+fn explain(error: &SafeTensorError, len: usize) -> String {
+    match error {
+        SafeTensorError::HeaderTooSmall | SafeTensorError::InvalidHeaderLength => {
+            format!("ends within its header (it has {len} bytes): it is truncated or not a safetensors file")
+        }
+        SafeTensorError::HeaderTooLarge => {
+            "announces a header of more than 100 MB: it is not a safetensors file".to_owned()
+        }
+        SafeTensorError::InvalidHeader(_) | SafeTensorError::InvalidHeaderDeserialization(_) => {
+            format!("has a header that is not JSON ({error}): it is damaged or not a safetensors file")
+        }
+        SafeTensorError::MetadataIncompleteBuffer => {
+            format!("has {len} bytes, which is not what its header announces: it is truncated or damaged")
+        }
+        SafeTensorError::InvalidOffset(name) => {
+            format!("has overlapping or missing data at tensor {name}: it is damaged")
+        }
+        other => format!("is damaged ({other})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::fs;
+
+    use safetensors::tensor::{TensorView as RawView, serialize};
+
+    use super::*;
+
+    fn bytes_of(tensors: &[(&str, Dtype, &[usize], &[u8])]) -> Vec<u8> {
+        let views = tensors
+            .iter()
+            .map(|(name, dtype, shape, bytes)| (*name, RawView::new(*dtype, shape.to_vec(), bytes).unwrap()));
+        serialize(views, None::<HashMap<String, String>>).unwrap()
+    }
+
+    fn opened(bytes: &[u8]) -> (tempfile::TempDir, Result<WeightsFile>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.safetensors");
+        fs::write(&path, bytes).unwrap();
+        let file = WeightsFile::open(&path);
+        (folder, file)
+    }
+
+    #[test]
+    fn every_float_type_reads_the_same_values() {
+        let one_two = [1.0_f32, -2.5];
+        let f64s: Vec<u8> = one_two.iter().flat_map(|v| f64::from(*v).to_le_bytes()).collect();
+        let f32s: Vec<u8> = one_two.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let f16s: Vec<u8> = one_two.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect();
+        let bf16s: Vec<u8> = one_two.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect();
+        let (_folder, file) = opened(&bytes_of(&[
+            ("f64", Dtype::F64, &[2], &f64s),
+            ("f32", Dtype::F32, &[2], &f32s),
+            ("f16", Dtype::F16, &[2], &f16s),
+            ("bf16", Dtype::BF16, &[2], &bf16s),
+        ]));
+        let file = file.unwrap();
+        for name in ["f64", "f32", "f16", "bf16"] {
+            let view = file.tensor(name).unwrap();
+            assert_eq!((view.rows(), view.cols()), (1, 2), "{name}");
+            assert_eq!(view.to_f32(), one_two, "{name}");
+        }
+    }
+
+    #[test]
+    fn convolution_keeps_first_dimension_as_rows() {
+        let (_folder, file) = opened(&bytes_of(&[("conv", Dtype::F32, &[2, 3, 2, 2], &[0; 96])]));
+        let file = file.unwrap();
+        let view = file.tensor("conv").unwrap();
+        assert_eq!((view.rows(), view.cols()), (2, 12));
+        assert_eq!(file.entry("conv").unwrap().shape, [2, 3, 2, 2]);
+    }
+
+    #[test]
+    fn integer_tensor_is_refused_where_used() {
+        let (_folder, file) = opened(&bytes_of(&[("steps", Dtype::I64, &[1], &[0; 8])]));
+        let message = file.unwrap().tensor("steps").unwrap_err().to_string();
+        assert!(message.contains("steps: has elements of type I64"), "{message}");
+    }
+
+    #[test]
+    fn absent_tensor_is_named() {
+        let (_folder, file) = opened(&bytes_of(&[("a", Dtype::F32, &[1], &[0; 4])]));
+        let file = file.unwrap();
+        assert!(file.get("b").unwrap().is_none());
+        assert!(file.tensor("b").unwrap_err().to_string().contains("b: is missing"));
+    }
+
+    #[test]
+    fn damaged_files_are_refused_with_a_reason() {
+        let good = bytes_of(&[("a", Dtype::F32, &[4], &[0; 16]), ("b", Dtype::F32, &[4], &[0; 16])]);
+        let overlapping = {
+            let text = String::from_utf8(good.clone()).unwrap();
+            text.replace("[16,32]", "[12,28]").into_bytes()
+        };
+        let mut endless = good.clone();
+        endless[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+        let mut long = good.clone();
+        long.push(0);
+        let mut garbled = good.clone();
+        garbled[8] = b'?';
+        let cases: [(&[u8], &str); 7] = [
+            (b"", "is empty"),
+            (&good[..5], "within its header"),
+            (&good[..20], "within its header"),
+            (&good[..good.len() - 1], "truncated"),
+            (&long, "not what its header announces"),
+            (&endless, "more than 100 MB"),
+            (&garbled, "not JSON"),
+        ];
+        for (bytes, expected) in cases.into_iter().chain([(&overlapping[..], "tensor b")]) {
+            let (folder, file) = opened(bytes);
+            let message = file.unwrap_err().to_string();
+            assert!(message.contains(expected), "{expected}: {message}");
+            assert!(message.contains(&folder.path().display().to_string()), "{message}");
+            assert!(message.contains("again"), "{message}");
+        }
+    }
+
+    #[test]
+    fn folder_and_absent_file_are_io_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(WeightsFile::open(folder.path()), Err(Error::Io { .. })));
+        assert!(matches!(WeightsFile::open(&folder.path().join("none")), Err(Error::Io { .. })));
+    }
+}

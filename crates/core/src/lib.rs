@@ -1,0 +1,22 @@
+//! SmolVLA's graph, checkpoint loader and processors over a small [`Backend`] trait.
+// One exception, with its reason: mapping the weights file (`checkpoint::file`).
+#![deny(unsafe_code)]
+
+pub mod backend;
+pub mod checked;
+pub mod checkpoint;
+pub mod config;
+mod error;
+pub mod graph;
+#[cfg(feature = "hub")]
+pub mod hub;
+pub mod policy;
+pub mod processor;
+pub mod reference;
+pub mod sampler;
+pub mod synth;
+pub mod weights;
+
+pub use backend::{Backend, BackendError, Capabilities, Precision};
+pub use checked::Checked;
+pub use error::{Error, Result};

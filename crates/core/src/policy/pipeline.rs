@@ -1,0 +1,388 @@
+//! LeRobot's processors in order: observations to model inputs, model outputs to actions.
+
+use std::path::PathBuf;
+
+use super::{ActionUnits, Observation};
+use crate::config::{Architecture, FeatureType, PolicyConfig};
+use crate::error::{Error, Result};
+use crate::graph::{CameraInput, ModelInput, PrefixLayout};
+use crate::processor::{CameraMap, Normalizer, TextSettings, Tokenizer, aloha, prepare_image};
+
+/// Everything between an [`Observation`] and the graph, and between the graph and an action.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// Cameras of the policy, in the order of its configuration.
+    cameras: Vec<String>,
+    camera_map: CameraMap,
+    /// Normaliser of each camera's colours, where the checkpoint has one.
+    image_normalizers: Vec<Option<Normalizer>>,
+    tokenizer: Tokenizer,
+    text: TextSettings,
+    state: Normalizer,
+    action: Normalizer,
+    units: ActionUnits,
+    config: PolicyConfig,
+    state_dim: usize,
+    action_dim: usize,
+    sizes: Sizes,
+}
+
+/// The architecture's sizes that inputs are checked against.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    patch: usize,
+    scale: usize,
+    vocab: usize,
+}
+
+/// Normalisers of a policy.
+#[derive(Debug)]
+pub(super) struct Normalizers {
+    /// By camera, in the order of the configuration.
+    pub(super) images: Vec<Option<Normalizer>>,
+    /// Of the state.
+    pub(super) state: Normalizer,
+    /// Of the actions.
+    pub(super) action: Normalizer,
+    /// Units the actions come out in.
+    pub(super) units: ActionUnits,
+}
+
+/// A processed batch and what is unusual about it.
+pub(super) struct Processed {
+    /// Cameras, tokens and state.
+    pub(super) cameras: Vec<CameraInput>,
+    pub(super) tokens: crate::processor::TokenBatch,
+    pub(super) state: Vec<f32>,
+    pub(super) notices: Vec<String>,
+}
+
+impl Pipeline {
+    /// Puts the processors together and checks that they fit the architecture.
+    pub(super) fn new(
+        config: PolicyConfig,
+        file: PathBuf,
+        architecture: &Architecture,
+        camera_map: CameraMap,
+        tokenizer: Tokenizer,
+        text: TextSettings,
+        normalizers: Normalizers,
+    ) -> Result<Self> {
+        let config_error =
+            |key: &str, reason: String| Error::Config { file: file.clone(), key: key.to_owned(), reason };
+        let cameras = cameras(&config);
+        if cameras.is_empty() {
+            return Err(config_error(
+                "input_features",
+                "has no VISUAL feature; a policy needs a camera".into(),
+            ));
+        }
+        let state_dim = width(&config.input_features, FeatureType::State).ok_or_else(|| {
+            config_error("input_features", "has no STATE feature with a one-dimensional shape".into())
+        })?;
+        let action_dim = width(&config.output_features, FeatureType::Action).ok_or_else(|| {
+            config_error("output_features", "has no ACTION feature with a one-dimensional shape".into())
+        })?;
+        for (key, dim, limit_key, limit) in [
+            ("input_features", state_dim, "max_state_dim", config.max_state_dim),
+            ("output_features", action_dim, "max_action_dim", config.max_action_dim),
+        ] {
+            if dim > limit {
+                return Err(config_error(key, format!("is {dim} wide, more than {limit_key} = {limit}")));
+            }
+        }
+        if config.adapt_to_pi_aloha && (state_dim < aloha::WIDTH || action_dim < aloha::WIDTH) {
+            return Err(config_error(
+                "adapt_to_pi_aloha",
+                format!(
+                    "needs state and actions at least {} wide; they are {state_dim} and {action_dim}",
+                    aloha::WIDTH
+                ),
+            ));
+        }
+        let sizes = Sizes {
+            patch: architecture.vision.patch_size,
+            scale: architecture.scale_factor,
+            vocab: architecture.text.vocab,
+        };
+        if let Some((width, height)) = config.resize_imgs_with_padding
+            && (width != height || !sizes.fits(width))
+        {
+            return Err(config_error(
+                "resize_imgs_with_padding",
+                format!(
+                    "[{width}, {height}]; expected a square whose side is a multiple of {}",
+                    sizes.patch * sizes.scale
+                ),
+            ));
+        }
+        for (what, normalizer, dim) in
+            [("state", &normalizers.state, state_dim), ("action", &normalizers.action, action_dim)]
+        {
+            if normalizer.width().is_some_and(|width| width != dim) {
+                return Err(config_error(
+                    "input_features",
+                    format!(
+                        "the {what} is {dim} wide, its statistics are {} wide",
+                        normalizer.width().unwrap_or_default()
+                    ),
+                ));
+            }
+        }
+        Ok(Self {
+            cameras,
+            camera_map,
+            image_normalizers: normalizers.images,
+            tokenizer,
+            text,
+            state: normalizers.state,
+            action: normalizers.action,
+            units: normalizers.units,
+            config,
+            state_dim,
+            action_dim,
+            sizes,
+        })
+    }
+
+    /// Cameras of the policy, in the order of its configuration.
+    pub fn cameras(&self) -> &[String] {
+        &self.cameras
+    }
+
+    /// Width of the state.
+    pub fn state_dim(&self) -> usize {
+        self.state_dim
+    }
+
+    /// Width of an action.
+    pub fn action_dim(&self) -> usize {
+        self.action_dim
+    }
+
+    /// Units the actions come out in.
+    pub fn units(&self) -> ActionUnits {
+        self.units
+    }
+
+    /// LeRobot's configuration.
+    pub fn config(&self) -> &PolicyConfig {
+        &self.config
+    }
+
+    /// From observations to what the model takes, with what is unusual about them.
+    ///
+    /// # Errors
+    /// [`Error::Input`] and [`Error::Image`] name the input at fault.
+    pub fn process(
+        &self,
+        observations: &[Observation],
+        noise: Vec<f32>,
+        steps: usize,
+        layout: PrefixLayout,
+    ) -> Result<(ModelInput, Vec<String>)> {
+        if observations.is_empty() {
+            return Err(Error::input("observations", "the batch is empty"));
+        }
+        let Processed { cameras, tokens, state, notices } = self.prepare(observations)?;
+        let input = ModelInput {
+            batch: observations.len(),
+            cameras,
+            tokens: tokens.ids,
+            token_mask: tokens.mask,
+            token_length: tokens.length,
+            state,
+            noise,
+            steps,
+            prefix_length: usize::try_from(self.config.prefix_length).unwrap_or(0),
+            layout,
+        };
+        Ok((input, notices))
+    }
+
+    fn prepare(&self, observations: &[Observation]) -> Result<Processed> {
+        let mut notices = Vec::new();
+        let cameras = self.images(observations, &mut notices)?;
+        let tasks: Vec<&str> = observations.iter().map(|o| o.task.as_str()).collect();
+        let tokens = self.tokenizer.encode_batch(&tasks, &self.text)?;
+        notices.extend(tokens.notice.clone());
+        if let Some(id) = tokens.max_id().filter(|id| *id as usize >= self.sizes.vocab) {
+            return Err(Error::Tokenizer {
+                file: self.tokenizer.file().to_owned(),
+                reason: format!(
+                    "gives token {id}, the policy's vocabulary has {}; it belongs to another model",
+                    self.sizes.vocab
+                ),
+            });
+        }
+        let mut state = Vec::with_capacity(observations.len() * self.config.max_state_dim);
+        for (index, observation) in observations.iter().enumerate() {
+            state.extend(self.state(index, observation)?);
+        }
+        Ok(Processed { cameras, tokens, state, notices })
+    }
+
+    /// The normalised, padded state of one observation.
+    fn state(&self, index: usize, observation: &Observation) -> Result<Vec<f32>> {
+        let mut state = observation.state.clone();
+        if state.len() != self.state_dim {
+            return Err(Error::input(
+                "state",
+                format!(
+                    "observation {index} has {} numbers, the policy takes {}",
+                    state.len(),
+                    self.state_dim
+                ),
+            ));
+        }
+        if let Some(joint) = state.iter().position(|v| !v.is_finite()) {
+            return Err(Error::input(
+                "state",
+                format!("number {joint} of observation {index} is {}; expected finite numbers", state[joint]),
+            ));
+        }
+        self.state.normalize(&mut state)?;
+        if self.config.adapt_to_pi_aloha {
+            aloha::decode_state(&mut state)?;
+        }
+        state.resize(self.config.max_state_dim, 0.0);
+        Ok(state)
+    }
+
+    /// The images by camera: those that some observation has, in the policy's order, then as many absent ones
+    /// as the configuration fills with masked black images. The others are left out.
+    fn images(&self, observations: &[Observation], notices: &mut Vec<String>) -> Result<Vec<CameraInput>> {
+        let mut slots: Vec<Vec<Option<Vec<f32>>>> = vec![vec![None; observations.len()]; self.cameras.len()];
+        let mut sides = vec![0; self.cameras.len()];
+        for (index, observation) in observations.iter().enumerate() {
+            for (name, image) in &observation.images {
+                let resolved = self.camera_map.resolve(name, &self.cameras)?;
+                let slot = self.cameras.iter().position(|camera| camera == resolved).unwrap_or_default();
+                if slots[slot][index].is_some() {
+                    return Err(Error::input(
+                        "images",
+                        format!("observation {index} has more than one image for camera `{resolved}`"),
+                    ));
+                }
+                let normalizer = self.image_normalizers.get(slot).and_then(Option::as_ref);
+                let planes = prepare_image(image, self.config.resize_imgs_with_padding, normalizer)?;
+                if planes.width != planes.height || !self.sizes.fits(planes.width) {
+                    return Err(Error::Image {
+                        name: image.name().to_owned(),
+                        reason: format!(
+                            "is {} × {}; without resize_imgs_with_padding the policy takes squares whose side is \
+                             a multiple of {}",
+                            planes.width,
+                            planes.height,
+                            self.sizes.patch * self.sizes.scale
+                        ),
+                    });
+                }
+                if sides[slot] != 0 && sides[slot] != planes.width {
+                    return Err(Error::Image {
+                        name: image.name().to_owned(),
+                        reason: format!(
+                            "is {} pixels wide where another observation of the batch has {}",
+                            planes.width, sides[slot]
+                        ),
+                    });
+                }
+                sides[slot] = planes.width;
+                slots[slot][index] = Some(planes.data);
+            }
+        }
+        let Some(last_side) = sides.iter().rev().copied().find(|side| *side > 0) else {
+            return Err(Error::input(
+                "images",
+                format!("no image; give at least one of {}", self.cameras.join(", ")),
+            ));
+        };
+
+        let mut cameras = Vec::new();
+        let mut absent = Vec::new();
+        for ((name, slot), side) in self.cameras.iter().zip(slots).zip(sides) {
+            if side == 0 {
+                absent.push(name);
+                continue;
+            }
+            let present: Vec<bool> = slot.iter().map(Option::is_some).collect();
+            if present.contains(&false) {
+                notices.push(format!("camera {name} is absent in part of the batch and masked there"));
+            }
+            let images = slot.into_iter().map(|image| image.unwrap_or_else(|| black(side))).collect();
+            cameras.push(CameraInput { side, images, present });
+        }
+        for (index, name) in absent.into_iter().enumerate() {
+            if index < self.config.empty_cameras {
+                notices.push(format!("camera {name} is absent: a masked black image takes its place"));
+                cameras.push(CameraInput {
+                    side: last_side,
+                    images: vec![black(last_side); observations.len()],
+                    present: vec![false; observations.len()],
+                });
+            } else {
+                notices.push(format!("camera {name} is absent: the policy runs without it"));
+            }
+        }
+        Ok(cameras)
+    }
+
+    /// From the model's padded actions `[batch, chunk, max_action_dim]` to normalised actions and actions in the
+    /// policy's units, both `[batch, chunk, action_dim]`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when a conversion does not fit the width of the actions.
+    pub fn finish(&self, padded: &[f32]) -> Result<(Vec<f32>, Vec<f32>)> {
+        let mut normalized: Vec<f32> = padded
+            .chunks_exact(self.config.max_action_dim)
+            .flat_map(|action| &action[..self.action_dim])
+            .copied()
+            .collect();
+        if self.config.adapt_to_pi_aloha {
+            for action in normalized.chunks_exact_mut(self.action_dim) {
+                aloha::encode_actions(action)?;
+            }
+        }
+        let mut actions = normalized.clone();
+        self.action.unnormalize(&mut actions)?;
+        Ok((normalized, actions))
+    }
+}
+
+impl Sizes {
+    /// Whether an image of this side is a whole number of tokens wide.
+    fn fits(self, side: usize) -> bool {
+        side > 0 && side.is_multiple_of(self.patch * self.scale)
+    }
+}
+
+/// Names of the cameras in the order of the configuration. `empty_camera_{i}` features are those LeRobot adds
+/// for `empty_cameras`.
+pub(super) fn cameras(config: &PolicyConfig) -> Vec<String> {
+    let mut cameras: Vec<String> = config
+        .input_features
+        .iter()
+        .filter(|(_, feature)| feature.kind == FeatureType::Visual)
+        .map(|(name, _)| name.clone())
+        .collect();
+    for index in 0..config.empty_cameras {
+        let name = format!("observation.images.empty_camera_{index}");
+        if !cameras.contains(&name) {
+            cameras.push(name);
+        }
+    }
+    cameras
+}
+
+fn width(features: &[(String, crate::config::Feature)], kind: FeatureType) -> Option<usize> {
+    let (_, feature) = features.iter().find(|(_, feature)| feature.kind == kind)?;
+    match feature.shape[..] {
+        [width] if width > 0 => Some(width),
+        _ => None,
+    }
+}
+
+/// Planes of a black square.
+fn black(side: usize) -> Vec<f32> {
+    vec![-1.0; 3 * side * side]
+}

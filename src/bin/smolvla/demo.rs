@@ -1,0 +1,125 @@
+//! `smolvla demo`: the main job from end to end, without network and without a real checkpoint.
+
+use std::path::{Path, PathBuf};
+
+use smolvla::checkpoint::Checkpoint;
+use smolvla::policy::{Noise, Observation, PolicyOptions};
+use smolvla::processor::Image;
+use smolvla::synth::{Size, SynthOptions};
+use smolvla::{CheckpointSource, Device, OpenOptions};
+
+use crate::checkpoint_args;
+use crate::console::Console;
+use crate::failure::Failure;
+use crate::prediction::{Job, predict};
+use crate::synth::{self, sizes};
+use crate::{cache, joints, output, output_file};
+
+const SEED: u64 = 0;
+const TASK: &str = "pick up the red block and put it in the bin";
+/// The sample scene of assets/, by the cameras of the synthetic checkpoint.
+const IMAGES: [(&str, &str, &[u8]); 3] = [
+    ("camera1", "assets/top.png", include_bytes!("../../../assets/top.png")),
+    ("camera2", "assets/wrist.png", include_bytes!("../../../assets/wrist.png")),
+    ("camera3", "assets/side.png", include_bytes!("../../../assets/side.png")),
+];
+/// A resting SO-100 arm, in degrees; the gripper in percent.
+const STATE: [f32; 6] = [2.0, -96.0, 92.0, 68.0, -4.0, 8.0];
+/// Actions shown from each end of the chunk.
+const ENDS: usize = 3;
+const PLOT: &str = "smolvla-demo.png";
+
+const NEXT: &str = "\
+The weights are random, so this motion means nothing; the work done is that of a real policy.
+Next, a real checkpoint:
+  smolvla run --checkpoint FOLDER|OWNER/NAME --image camera1=FILE --state 0.1,… --task \"…\"
+  smolvla run --help
+";
+
+/// Run a full-size policy with random weights on sample images, without network.
+///
+/// Writes the checkpoint (907 MB) to the cache folder once; SMOLVLA_CACHE moves that folder.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// base: as large as the published policies; tiny: a miniature, done at once.
+    #[arg(long, default_value = "base", value_parser = sizes())]
+    size: Size,
+    /// How many of the three sample cameras to use.
+    #[arg(long, value_name = "N", default_value_t = IMAGES.len() as u64,
+          value_parser = clap::value_parser!(u64).range(1..=IMAGES.len() as u64))]
+    cameras: u64,
+    /// The backend, as for `smolvla run`.
+    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    backend: String,
+    /// The folder to draw smolvla-demo.png into; by default the current one.
+    #[arg(long, value_name = "FOLDER", default_value = ".", hide_default_value = true)]
+    out: PathBuf,
+}
+
+pub(crate) fn perform(console: Console, args: &Args) -> Result<(), Failure> {
+    let plot = args.out.join(PLOT);
+    output_file::check(&plot, "png")?;
+    let device = Device::open(&args.backend)?;
+
+    let cache = cache::folder()?;
+    cache::tidy(&cache);
+    let folder = cache.join(format!("synth-{}-seed{SEED}", args.size.name()));
+    let checkpoint = open_or_write(console, args.size, &folder)?;
+    let job = Job {
+        checkpoint_name: format!("synthetic {} checkpoint, random weights", args.size.name()),
+        device,
+        options: PolicyOptions::default(),
+        observation: observation(args.cameras, checkpoint.config.state_dim())?,
+        noise: Noise::Seed(SEED),
+        steps: None,
+        joints: joints::parse("so100").ok().filter(|names| names.len() == checkpoint.config.action_dim()),
+    };
+    let prediction = predict(console, &checkpoint, job)?;
+
+    output_file::write(&plot, &output::plot(&prediction)?)?;
+    console.result(&output::excerpt(&prediction, ENDS))?;
+    console.result(&format!("\n{}", output::summary(&prediction)))?;
+    console.result(&format!("checkpoint  {}\nplot        {}\n", folder.display(), plot.display()))?;
+    console.remark(&format!("\n{NEXT}"))
+}
+
+/// The synthetic checkpoint, written first if the cache has none.
+fn open_or_write(console: Console, size: Size, folder: &Path) -> Result<Checkpoint, Failure> {
+    if folder.exists() {
+        return open(console, size, folder).map_err(|failure| {
+            failure.hint(format!("delete {} to have it written again", folder.display()))
+        });
+    }
+    console.status(&format!("writing a checkpoint with random weights to {}, once", folder.display()));
+    open(console, size, folder)
+}
+
+fn open(console: Console, size: Size, folder: &Path) -> Result<Checkpoint, Failure> {
+    // Leaves a complete folder as it is.
+    let options = SynthOptions { size, seed: SEED, ..SynthOptions::default() };
+    synth::write(console, &options, folder)?;
+    let source = CheckpointSource::Folder(folder.to_owned());
+    checkpoint_args::open(console, &source, &OpenOptions::default())
+}
+
+fn observation(cameras: u64, state_dim: usize) -> Result<Observation, Failure> {
+    let cameras = usize::try_from(cameras).unwrap_or(IMAGES.len());
+    let images = IMAGES.iter().take(cameras);
+    let images = images.map(|(camera, name, bytes)| Ok(((*camera).to_owned(), Image::decode(*name, bytes)?)));
+    let state = STATE.into_iter().chain(std::iter::repeat(0.0)).take(state_dim).collect();
+    Ok(Observation { images: images.collect::<Result<_, Failure>>()?, state, task: TASK.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn observation_has_the_sample_images_and_a_state_that_fits() {
+        let observation = observation(2, 8).unwrap();
+        assert_eq!(observation.images.len(), 2);
+        assert!(observation.images.iter().all(|(_, image)| (image.width(), image.height()) == (640, 480)));
+        assert_eq!(observation.state.len(), 8);
+        assert_eq!(observation.state[..6], STATE);
+    }
+}

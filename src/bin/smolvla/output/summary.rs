@@ -1,0 +1,59 @@
+//! How a prediction came about, for people.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use smolvla::backend::Execution;
+
+use crate::memory;
+use crate::prediction::Prediction;
+
+/// What ran, and how long each stage took.
+pub(crate) fn summary(prediction: &Prediction) -> String {
+    let info = &prediction.info;
+    let execution = match &info.capabilities.execution {
+        Execution::Native => "native".to_owned(),
+        Execution::Emulated(by) => format!("EMULATED by {by}; timings say nothing about the device"),
+        _ => "of an unknown kind".to_owned(),
+    };
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:<11} {value}");
+    };
+    line("backend", &format!("{} ({}), {execution}", info.capabilities.backend, info.capabilities.device));
+    line("precision", info.precision.name());
+    line(
+        "prediction",
+        &format!(
+            "{} denoising steps over {} prefix tokens",
+            prediction.chunk.steps, prediction.chunk.prefix_tokens
+        ),
+    );
+    line("load", &duration(prediction.load));
+    for timing in &prediction.chunk.timings {
+        line(timing.stage, &duration(timing.elapsed));
+    }
+    line("total", &format!("{} without load", duration(prediction.total())));
+    if let Some(bytes) = memory::peak_bytes() {
+        line("peak memory", &memory::gigabytes(bytes));
+    }
+    text
+}
+
+fn duration(elapsed: Duration) -> String {
+    format!("{:>10.1} ms", elapsed.as_secs_f64() * 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::sample;
+
+    #[test]
+    fn summary_says_what_ran_and_how_long_it_took() {
+        let text = summary(&sample::prediction(3));
+        assert!(text.contains("reference (") && text.contains(", native"), "{text}");
+        assert!(text.contains("f32"), "{text}");
+        assert!(text.lines().any(|line| line.starts_with("vision") && line.ends_with("1500.0 ms")), "{text}");
+    }
+}

@@ -1,0 +1,55 @@
+//! Runs SmolVLA robot policies from LeRobot checkpoints on the device at hand.
+//!
+//! A policy takes camera images, joint positions and an instruction, and returns a chunk of actions:
+//!
+//! ```no_run
+//! use smolvla::policy::Observation;
+//! use smolvla::processor::Image;
+//!
+//! let mut policy = smolvla::load("my_policy", "cpu")?;
+//! let action = policy.select_action(&[Observation {
+//!     images: vec![("camera1".into(), Image::open("top.png")?)],
+//!     state: vec![0.0; 6],
+//!     task: "pick up the red block".into(),
+//! }])?;
+//! println!("{:?}", action[0]);
+//! # Ok::<(), smolvla::Error>(())
+//! ```
+//!
+//! # Tour
+//! - [`load`] is the short way from a folder or Hub repository to a [`policy::Policy`]; [`open`] and
+//!   [`Device::load`] are its two halves, with every option.
+//! - [`Device`] opens a backend by name at run time.
+//! - [`policy`] has the policy itself, its observations, requests and chunks of actions.
+//! - [`checkpoint`] reads LeRobot's directories and says what is wrong with one; `hub` fetches them; [`synth`]
+//!   writes one with random weights, for tests and measurements.
+//! - [`processor`] turns observations into what the network takes and its results into joint units.
+//! - [`graph`] is what SmolVLA computes, written once over [`Backend`]; [`sampler`] the denoising schedule.
+//! - [`mod@reference`] is the slow backend of plain loops that every other one is judged by.
+//!
+//! This crate knows no vendor and no kernels: those are the backends' own crates.
+//!
+//! # Features
+//! Features link code and never choose what runs: that is the device's name, at run time.
+//!
+//! | Feature | Default | What it links |
+//! |---|---|---|
+//! | `cpu` | yes | the CPU backend |
+//! | `hub` | yes | checkpoints and tokenizers from the Hugging Face Hub |
+//! | `wgpu` | | the GPU backend (not built yet: it links and refuses to open) |
+//! | `tt` | | the Tenstorrent backend (not built yet) |
+//! | `fpga` | | the AMD Alveo U280 backend (not built yet) |
+#![forbid(unsafe_code)]
+
+mod device;
+mod source;
+
+#[cfg(feature = "hub")]
+pub use smolvla_core::hub;
+pub use smolvla_core::{
+    Backend, BackendError, Capabilities, Checked, Error, Precision, Result, backend, checked, checkpoint,
+    config, graph, policy, processor, reference, sampler, synth, weights,
+};
+
+pub use device::{BACKENDS, BackendEntry, Device};
+pub use source::{CheckpointSource, OpenOptions, OpenProgress, load, open};

@@ -1,0 +1,598 @@
+//! The command as a user meets it: what it prints where, and how it refuses.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
+
+use serde_json::Value;
+
+/// A tiny checkpoint, written once for all tests.
+static TINY: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli-tiny");
+    let output = smolvla(["synth", "--size", "tiny", "--out", text(&folder)]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    folder
+});
+
+fn smolvla<I: IntoIterator<Item: Into<OsString>>>(args: I) -> Output {
+    command(args).output().unwrap()
+}
+
+/// The command with nothing of this machine's environment that would change what it does.
+fn command<I: IntoIterator<Item: Into<OsString>>>(args: I) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_smolvla"));
+    command.args(args.into_iter().map(Into::into)).env("HF_HUB_OFFLINE", "1").stdin(Stdio::null());
+    for variable in ["RUST_LOG", "HF_TOKEN", "HF_ENDPOINT", "SMOLVLA_CACHE"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// One of the sample images.
+fn sample(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("assets").join(name)
+}
+
+/// `smolvla run` with arguments that work, to be spoilt one at a time.
+#[derive(Clone)]
+struct Run {
+    args: Vec<String>,
+}
+
+impl Run {
+    fn on(checkpoint: &Path) -> Self {
+        let image = format!("camera1={}", sample("top.png").display());
+        let args = [
+            "run",
+            "--checkpoint",
+            text(checkpoint),
+            "--image",
+            &image,
+            "--state",
+            "1,2,3,4,5,6",
+            "--task",
+            "go",
+        ];
+        Self { args: args.map(str::to_owned).to_vec() }
+    }
+
+    /// Gives an argument that takes a value another one.
+    fn with(mut self, name: &str, value: &str) -> Self {
+        let index = self.args.iter().position(|arg| arg == name).unwrap();
+        self.args[index + 1] = value.to_owned();
+        self
+    }
+
+    fn without(mut self, name: &str) -> Self {
+        let index = self.args.iter().position(|arg| arg == name).unwrap();
+        self.args.drain(index..index + 2);
+        self
+    }
+
+    fn and<const N: usize>(mut self, args: [&str; N]) -> Self {
+        self.args.extend(args.map(str::to_owned));
+        self
+    }
+
+    fn output(&self) -> Output {
+        smolvla(&self.args)
+    }
+
+    /// Standard output of a run that must succeed.
+    fn succeed(&self) -> String {
+        let output = self.output();
+        assert!(output.status.success(), "{:?}\n{}", self.args, stderr(&output));
+        stdout(&output)
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.clone().and(["--json"]).succeed()).unwrap()
+    }
+}
+
+/// What is wrong with a refusal, if anything.
+fn fault(output: &Output, code: i32, culprits: &[&str]) -> Option<String> {
+    let stderr = stderr(output);
+    let error = stderr.lines().find(|line| line.starts_with("error:")).unwrap_or_default();
+    let faults = [
+        (output.status.code() != Some(code))
+            .then(|| format!("exit code {:?}, not {code}", output.status.code())),
+        (!output.stdout.is_empty()).then(|| "wrote to standard output".to_owned()),
+        stderr.contains("panicked").then(|| "panicked".to_owned()),
+        error.is_empty().then(|| "no line that starts with `error:`".to_owned()),
+        culprits
+            .iter()
+            .find(|culprit| !stderr.contains(**culprit))
+            .map(|culprit| format!("no mention of `{culprit}`")),
+    ];
+    let faults: Vec<_> = faults.into_iter().flatten().collect();
+    (!faults.is_empty()).then(|| format!("{}\n{stderr}", faults.join(", ")))
+}
+
+/// Fails with every case that is not refused as it should be.
+fn assert_refused(cases: Vec<(&str, Output, i32, &[&str])>) {
+    let faults: Vec<_> = cases
+        .iter()
+        .filter_map(|(name, output, code, culprits)| {
+            Some(format!("{name}: {}", fault(output, *code, culprits)?))
+        })
+        .collect();
+    assert!(faults.is_empty(), "{} of {} cases:\n{}", faults.len(), cases.len(), faults.join("\n"));
+}
+
+#[test]
+fn run_prints_a_table_of_all_actions_and_what_ran() {
+    let text = Run::on(&TINY).and(["--joints", "so100"]).succeed();
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("10 actions, in the units of the training data"));
+    assert!(text.contains("shoulder_pan") && text.contains("gripper"), "{text}");
+    let rows = text.lines().filter(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        fields.len() == 7 && fields.iter().all(|field| field.parse::<f32>().is_ok())
+    });
+    assert_eq!(rows.count(), 10, "{text}");
+    for word in ["backend", "native", "precision", "f32", "vision", "prefill", "denoise", "ms"] {
+        assert!(text.contains(word), "no {word}: {text}");
+    }
+}
+
+#[test]
+fn json_and_csv_hold_the_same_actions_and_nothing_else_is_on_standard_output() {
+    let value = Run::on(&TINY).json();
+    assert_eq!(value["backend"], "cpu");
+    assert_eq!(value["execution"], "native");
+    assert_eq!(value["precision"], "f32");
+    assert_eq!(value["joints"][5], "action[5]");
+    let actions = value["actions"].as_array().unwrap();
+    assert_eq!(actions.len(), 10);
+
+    let csv = Run::on(&TINY).and(["--csv"]).succeed();
+    let mut lines = csv.lines();
+    assert_eq!(lines.next(), Some("step,action[0],action[1],action[2],action[3],action[4],action[5]"));
+    for (step, (line, action)) in lines.zip(actions).enumerate() {
+        let fields: Vec<f64> = line.split(',').map(|field| field.parse().unwrap()).collect();
+        assert_eq!(fields[0], step as f64);
+        for (field, value) in fields[1..].iter().zip(action.as_array().unwrap()) {
+            assert_eq!(*field as f32, value.as_f64().unwrap() as f32);
+        }
+    }
+    assert_eq!(csv.lines().count(), 11);
+}
+
+#[test]
+fn seed_decides_the_actions() {
+    let run = Run::on(&TINY);
+    let actions = |run: &Run| run.json()["actions"].clone();
+    let seven = actions(&run.clone().and(["--noise-seed", "7"]));
+    assert_eq!(seven, actions(&run.clone().and(["--noise-seed", "7"])));
+    assert_ne!(seven, actions(&run));
+}
+
+#[test]
+fn noise_from_a_file_decides_the_actions() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("noise.txt");
+    let value = Run::on(&TINY).json();
+    let width = config(&TINY)["max_action_dim"].as_u64().unwrap();
+    let count = value["actions"].as_array().unwrap().len() as u64 * width;
+    let noise =
+        |scale: f64| (0..count).map(|i| format!("{}\n", (i as f64).sin() * scale)).collect::<String>();
+    let mut seen = Vec::new();
+    for scale in [1.0, 1.0, 0.5] {
+        fs::write(&file, noise(scale)).unwrap();
+        let value = Run::on(&TINY).and(["--noise", text(&file)]).json();
+        assert_eq!(value["noise_seed"], Value::Null);
+        seen.push(value["actions"].clone());
+    }
+    assert_eq!(seen[0], seen[1]);
+    assert_ne!(seen[0], seen[2]);
+}
+
+#[test]
+fn cpu_agrees_with_the_reference() {
+    let numbers = |backend| -> Vec<f64> {
+        let value = Run::on(&TINY).and(["--backend", backend]).json();
+        assert_eq!(value["backend"], backend);
+        let actions = value["normalized"].as_array().unwrap().clone();
+        actions.iter().flat_map(|action| action.as_array().unwrap()).map(|v| v.as_f64().unwrap()).collect()
+    };
+    let (cpu, reference) = (numbers("cpu"), numbers("reference"));
+    let worst = cpu.iter().zip(&reference).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    // A hundred times the rounding of the last of ten f32 steps; a wrong layer is off by 1e-2 or more.
+    assert!(worst < 1e-4, "{worst}");
+}
+
+#[test]
+fn raw_actions_and_more_steps_are_reported() {
+    let value = Run::on(&TINY).and(["--raw-actions", "--steps", "3"]).json();
+    assert_eq!(value["units"], "normalized");
+    assert_eq!(value["steps"], 3);
+    assert_eq!(value["actions"], value["normalized"]);
+    let notices = value["notices"].to_string();
+    assert!(notices.contains("no statistics are applied"), "{notices}");
+    assert!(notices.contains("observation.images.camera2 is absent"), "{notices}");
+}
+
+#[test]
+fn cameras_can_be_renamed() {
+    let image = format!("top={}", sample("top.png").display());
+    let plain = Run::on(&TINY).json();
+    let renamed =
+        Run::on(&TINY).with("--image", &image).and(["--camera", "top=observation.images.camera1"]).json();
+    assert_eq!(plain["actions"], renamed["actions"]);
+}
+
+#[test]
+fn overlong_task_runs_with_a_notice() {
+    let value = Run::on(&TINY).with("--task", &"pick up the red block ".repeat(100)).json();
+    assert!(value["notices"].to_string().contains("token"), "{}", value["notices"]);
+}
+
+#[test]
+fn quiet_leaves_standard_error_empty() {
+    let output = Run::on(&TINY).and(["--quiet"]).output();
+    assert!(output.status.success());
+    assert_eq!(stderr(&output), "");
+    assert!(!stdout(&output).contains("backend"), "{}", stdout(&output));
+}
+
+#[test]
+fn plot_is_an_image_and_nothing_is_left_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let plot = folder.path().join("actions.png");
+    Run::on(&TINY).and(["--plot", text(&plot), "--csv"]).succeed();
+    let image = image::open(&plot).unwrap();
+    assert!(image.width() > 400 && image.height() > 400);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    let mut child =
+        command(&Run::on(&TINY).args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("error"), "{}", stderr(&output));
+}
+
+#[test]
+fn demo_draws_and_says_that_the_motion_means_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = command(["demo", "--size", "tiny", "--cameras", "2", "--out", text(folder.path())]);
+    let output = demo.env("SMOLVLA_CACHE", folder.path().join("cache")).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let said = stdout(&output);
+    assert!(said.contains("means nothing") && said.contains("smolvla-demo.png"), "{said}");
+    assert!(image::open(folder.path().join("smolvla-demo.png")).is_ok());
+    assert!(folder.path().join("cache/synth-tiny-seed0/model.safetensors").is_file());
+}
+
+#[test]
+fn synth_writes_what_inspect_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("policy");
+    let output =
+        smolvla(["synth", "--size", "tiny", "--seed", "3", "--out", text(&out), "--set", "num_steps=4"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("124 tensors"), "{}", stdout(&output));
+
+    let output = smolvla(["inspect", text(&out), "--json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let value: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!((&value["tensors"], &value["configuration"]["num_steps"]), (&124.into(), &4.into()));
+    assert_eq!(value["refusals"], serde_json::json!([]));
+
+    let output = smolvla(["inspect", text(&out)]);
+    assert!(stdout(&output).contains("observation.images.camera1"), "{}", stdout(&output));
+}
+
+#[test]
+fn inspect_of_a_broken_checkpoint_reports_and_exits_with_2() {
+    let broken = Broken::copy();
+    broken.truncate("model.safetensors", 1000);
+    let output = smolvla(["inspect", text(broken.path())]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stdout(&output).contains("would be refused"), "{}", stdout(&output));
+    assert!(stderr(&output).contains("would be refused"), "{}", stderr(&output));
+}
+
+#[test]
+fn doctor_reports_backends_machine_and_folders() {
+    let output = smolvla(["doctor", "--json"]);
+    let value: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let names: Vec<_> =
+        value["backends"].as_array().unwrap().iter().map(|backend| &backend["name"]).collect();
+    assert_eq!(names, ["cpu", "wgpu", "tt", "fpga", "reference"]);
+    assert!(value["machine"]["threads"].as_u64().unwrap() > 0);
+    assert!(value["machine"]["memory_bytes"].as_u64().unwrap() > 0);
+    let output = smolvla(["doctor"]);
+    assert!(stdout(&output).contains("Problems"), "{}", stdout(&output));
+}
+
+#[test]
+fn doctor_does_not_show_secrets() {
+    let output = command(["doctor"]).env("HF_TOKEN", "hf_secret").output().unwrap();
+    let said = stdout(&output);
+    assert!(said.contains("HF_TOKEN=(set)") && !said.contains("hf_secret"), "{said}");
+}
+
+#[test]
+fn help_and_version_are_on_standard_output() {
+    for args in [vec!["--help"], vec!["run", "--help"], vec!["demo", "--help"], vec!["--version"]] {
+        let output = smolvla(&args);
+        assert!(output.status.success() && !output.stdout.is_empty() && output.stderr.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn bad_arguments_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let png = fs::read(sample("top.png")).unwrap();
+    let cut = format!("camera1={}", file("cut.png", &png[..png.len() / 2]).display());
+    let notes = format!("camera1={}", file("notes.png", b"not an image").display());
+    let again = format!("camera1={}", sample("side.png").display());
+    let alias = format!("observation.images.camera1={}", sample("side.png").display());
+    let unknown = format!("elbow={}", sample("top.png").display());
+    let short_noise = file("short.txt", b"1 2 3");
+    let nan_noise = file("nan.txt", b"1 NaN 3");
+    let plain_file = file("file", b"");
+    let jpeg = folder.path().join("plot.jpg");
+    let nowhere = folder.path().join("absent/plot.png");
+    let run = Run::on(&TINY);
+    let cases: Vec<(&str, Run, &[&str])> = vec![
+        ("no image", run.clone().without("--image"), &["--image"]),
+        ("image without camera", run.clone().with("--image", "top.png"), &["CAMERA=FILE", "top.png"]),
+        ("absent image", run.clone().with("--image", "camera1=absent.png"), &["absent.png"]),
+        ("text as image", run.clone().with("--image", &notes), &["notes.png"]),
+        ("truncated image", run.clone().with("--image", &cut), &["cut.png"]),
+        ("folder as image", run.clone().with("--image", "camera1=."), &["cannot read ."]),
+        ("camera twice", run.clone().and(["--image", &again]), &["camera1", "twice"]),
+        ("camera under two names", run.clone().and(["--image", &alias]), &["camera1", "more than one image"]),
+        ("unknown camera", run.clone().with("--image", &unknown), &["elbow", "observation.images.camera1"]),
+        ("camera without =", run.clone().and(["--camera", "top"]), &["top", "NAME=FEATURE"]),
+        (
+            "camera mapped to nothing known",
+            run.clone().and(["--camera", "camera1=elbow"]),
+            &["camera1", "elbow"],
+        ),
+        ("narrow state", run.clone().with("--state", "1,2,3"), &["state", "3 numbers", "takes 6"]),
+        ("NaN in state", run.clone().with("--state", "1,2,NaN,4,5,6"), &["--state", "number 3", "NaN"]),
+        ("infinite state", run.clone().with("--state", "-inf,2,3,4,5,6"), &["--state", "-inf"]),
+        ("word in state", run.clone().with("--state", "1,two,3,4,5,6"), &["--state", "two"]),
+        ("empty state", run.clone().with("--state", ""), &["--state"]),
+        ("no state", run.clone().without("--state"), &["--state"]),
+        ("empty task", run.clone().with("--task", ""), &["--task", "empty"]),
+        ("blank task", run.clone().with("--task", " \n"), &["--task", "empty"]),
+        ("zero steps", run.clone().and(["--steps", "0"]), &["--steps", "0"]),
+        ("negative steps", run.clone().and(["--steps=-1"]), &["--steps", "-1"]),
+        ("half a step", run.clone().and(["--steps", "0.5"]), &["--steps", "0.5"]),
+        ("JSON and CSV", run.clone().and(["--json", "--csv"]), &["--json", "--csv"]),
+        ("unknown backend", run.clone().and(["--backend", "abacus"]), &["abacus", "cpu"]),
+        ("device of the one CPU", run.clone().and(["--backend", "cpu:3"]), &["cpu:3"]),
+        ("unknown precision", run.clone().and(["--precision", "f7"]), &["--precision", "f7", "bf16"]),
+        ("precision the backend lacks", run.clone().and(["--precision", "int8"]), &["int8", "cpu", "f32"]),
+        ("absent noise", run.clone().and(["--noise", "absent.txt"]), &["absent.txt"]),
+        ("short noise", run.clone().and(["--noise", text(&short_noise)]), &["noise", "3 numbers"]),
+        ("NaN in noise", run.clone().and(["--noise", text(&nan_noise)]), &["nan.txt", "number 2"]),
+        ("two noises", run.clone().and(["--noise", "a", "--noise-seed", "1"]), &["--noise"]),
+        ("negative seed", run.clone().and(["--noise-seed=-1"]), &["--noise-seed", "-1"]),
+        ("few joints", run.clone().and(["--joints", "a,b"]), &["--joints", "2 names", "6 numbers"]),
+        ("nameless joint", run.clone().and(["--joints", "a,,b"]), &["--joints", "name 2"]),
+        ("plot of another format", run.clone().and(["--plot", text(&jpeg)]), &["plot.jpg", ".png"]),
+        ("plot into no folder", run.clone().and(["--plot", text(&nowhere)]), &["plot.png", "no folder"]),
+        ("unknown robot", run.clone().and(["--stats", "r2d2"]), &["r2d2"]),
+        ("statistics and none", run.clone().and(["--stats", "so100", "--raw-actions"]), &["--raw-actions"]),
+        ("absent tokenizer", run.clone().and(["--tokenizer", "absent.json"]), &["absent.json"]),
+        ("absent VLM", run.clone().and(["--vlm", "absent_vlm"]), &["absent_vlm"]),
+        ("absent checkpoint", run.clone().with("--checkpoint", "./absent"), &["./absent", "no such folder"]),
+        ("file as checkpoint", run.clone().with("--checkpoint", text(&plain_file)), &["not a folder"]),
+        ("unknown argument", run.and(["--speed", "9"]), &["--speed"]),
+    ];
+    assert_refused(
+        cases.into_iter().map(|(name, run, culprits)| (name, run.output(), 2, culprits)).collect(),
+    );
+}
+
+#[test]
+fn bad_arguments_of_other_verbs_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, b"precious").unwrap();
+    let out = text(&file);
+    let cases: Vec<(&str, Vec<&str>, &[&str])> = vec![
+        ("unknown verb", vec!["fly"], &["fly"]),
+        ("inspect of nothing", vec!["inspect", "./absent"], &["./absent"]),
+        ("inspect of a file", vec!["inspect", out], &["file", "not a folder"]),
+        ("unknown size", vec!["synth", "--size", "huge", "--out", "x"], &["huge", "tiny"]),
+        ("synth without folder", vec!["synth"], &["--out"]),
+        ("synth over a file", vec!["synth", "--size", "tiny", "--out", out], &["file", "not a folder"]),
+        ("override that is no JSON", vec!["synth", "--out", "x", "--set", "a=b"], &["`b`", "JSON"]),
+        ("override of no key", vec!["synth", "--size", "tiny", "--out", "x", "--set", "wings=2"], &["wings"]),
+        (
+            "override of the wrong type",
+            vec!["synth", "--size", "tiny", "--out", "x", "--set", "chunk_size=\"a\""],
+            &["chunk_size"],
+        ),
+        ("too many cameras", vec!["demo", "--cameras", "4"], &["--cameras", "4"]),
+        ("plot into no folder", vec!["demo", "--size", "tiny", "--out", "absent"], &["absent"]),
+        ("demo on no backend", vec!["demo", "--size", "tiny", "--backend", "abacus"], &["abacus"]),
+        ("loud and quiet", vec!["doctor", "-q", "-v"], &["--quiet"]),
+    ];
+    let refusals = cases.into_iter().map(|(name, args, culprits)| {
+        let output = command(args).current_dir(folder.path()).output().unwrap();
+        (name, output, 2, culprits)
+    });
+    assert_refused(refusals.collect());
+    assert_eq!(fs::read(&file).unwrap(), b"precious");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "something was left behind");
+}
+
+#[test]
+fn a_backend_that_cannot_be_opened_exits_with_1() {
+    let refusals = ["wgpu", "wgpu:0", "tt", "fpga"].map(|backend| {
+        let culprits: &[&str] = &["hint: `smolvla doctor`"];
+        (backend, Run::on(&TINY).and(["--backend", backend]).output(), 1, culprits)
+    });
+    assert_refused(refusals.into());
+}
+
+#[test]
+fn broken_checkpoints_are_refused() {
+    type Spoil = fn(&Broken);
+    let cases: Vec<(&str, Spoil, &[&str])> = vec![
+        ("no config", |b| b.remove("config.json"), &["config.json"]),
+        ("config that is no JSON", |b| b.write("config.json", "{\"type\": "), &["config.json"]),
+        ("config that is a list", |b| b.write("config.json", "[]"), &["config.json"]),
+        ("another policy", |b| b.set("type", "act".into()), &["config.json", "act"]),
+        ("no actions in a chunk", |b| b.set("chunk_size", 0.into()), &["config.json", "chunk_size"]),
+        ("word for a number", |b| b.set("num_steps", "ten".into()), &["config.json", "num_steps"]),
+        (
+            "other width",
+            |b| b.set("max_state_dim", 64.into()),
+            &["model.safetensors", "state_proj", "max_state_dim"],
+        ),
+        ("no weights", |b| b.remove("model.safetensors"), &["model.safetensors"]),
+        ("empty weights", |b| b.truncate("model.safetensors", 0), &["model.safetensors"]),
+        ("weights cut in the header", |b| b.truncate("model.safetensors", 100), &["model.safetensors"]),
+        ("weights cut in the data", |b| b.truncate("model.safetensors", 900_000), &["model.safetensors"]),
+        ("header of nonsense", |b| b.overwrite("model.safetensors", 0, &[0xff; 8]), &["model.safetensors"]),
+        ("NaN among the weights", Broken::spoil_last_weight, &["model.safetensors", "finite"]),
+        (
+            "no statistics",
+            |b| b.remove_matching("normalizer_processor.safetensors"),
+            &["normalizer_processor"],
+        ),
+        ("no model of language", |b| b.remove("vlm/config.json"), &["config.json", "vlm"]),
+        ("tokenizer of nonsense", |b| b.write("vlm/tokenizer.json", "{}"), &["tokenizer.json"]),
+        ("no tokenizer", |b| b.remove("vlm/tokenizer.json"), &["tokenizer", "--tokenizer"]),
+        (
+            "processor of nonsense",
+            |b| b.write("policy_preprocessor.json", "nonsense"),
+            &["policy_preprocessor.json"],
+        ),
+    ];
+    let refusals = cases.into_iter().map(|(name, spoil, culprits)| {
+        let broken = Broken::copy();
+        spoil(&broken);
+        (name, Run::on(broken.path()).output(), 2, culprits)
+    });
+    assert_refused(refusals.collect());
+}
+
+#[cfg(feature = "hub")]
+#[test]
+fn a_repository_that_cannot_be_had_is_named() {
+    let cache = tempfile::tempdir().unwrap();
+    let offline = |checkpoint: &str, args: &[&str]| {
+        let run = Run::on(&TINY).with("--checkpoint", checkpoint);
+        let args = run.args.into_iter().chain(args.iter().map(|arg| (*arg).to_owned()));
+        command(args).env("HF_HUB_CACHE", cache.path()).output().unwrap()
+    };
+    assert_refused(vec![
+        ("offline", offline("owner/policy", &[]), 2, &["owner/policy", "config.json", "offline"]),
+        ("with revision", offline("owner/policy@v2", &[]), 2, &["owner/policy@v2"]),
+        ("two revisions", offline("owner/policy@v2", &["--revision", "v3"]), 2, &["v2", "v3"]),
+    ]);
+}
+
+#[cfg(unix)]
+#[test]
+fn arguments_that_are_not_unicode_are_refused() {
+    use std::os::unix::ffi::OsStringExt;
+
+    let args = [OsString::from("inspect"), OsString::from_vec(vec![b'a', 0xff])];
+    assert_refused(vec![("inspect", smolvla(args), 2, &["UTF-8"])]);
+}
+
+fn config(checkpoint: &Path) -> Value {
+    serde_json::from_slice(&fs::read(checkpoint.join("config.json")).unwrap()).unwrap()
+}
+
+/// A copy of the tiny checkpoint, to be spoilt.
+struct Broken(tempfile::TempDir);
+
+impl Broken {
+    fn copy() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("vlm")).unwrap();
+        for sub in ["", "vlm"] {
+            for entry in fs::read_dir(TINY.join(sub)).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_file() {
+                    fs::copy(&path, folder.path().join(sub).join(path.file_name().unwrap())).unwrap();
+                }
+            }
+        }
+        Self(folder)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn remove(&self, name: &str) {
+        fs::remove_file(self.path().join(name)).unwrap();
+    }
+
+    fn remove_matching(&self, part: &str) {
+        let mut removed = 0;
+        for entry in fs::read_dir(self.path()).unwrap() {
+            let path = entry.unwrap().path();
+            if text(&path).contains(part) {
+                fs::remove_file(path).unwrap();
+                removed += 1;
+            }
+        }
+        assert!(removed > 0, "no file {part}");
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path().join(name), text).unwrap();
+    }
+
+    /// Gives a key of the configuration another value.
+    fn set(&self, key: &str, value: Value) {
+        let mut config = config(self.path());
+        config[key] = value;
+        self.write("config.json", &config.to_string());
+    }
+
+    fn truncate(&self, name: &str, length: usize) {
+        let path = self.path().join(name);
+        let bytes = fs::read(&path).unwrap();
+        fs::write(path, &bytes[..length]).unwrap();
+    }
+
+    fn overwrite(&self, name: &str, offset: usize, with: &[u8]) {
+        let path = self.path().join(name);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[offset..offset + with.len()].copy_from_slice(with);
+        fs::write(path, bytes).unwrap();
+    }
+
+    /// All ones is a NaN in every float format.
+    fn spoil_last_weight(&self) {
+        let length = fs::metadata(self.path().join("model.safetensors")).unwrap().len();
+        self.overwrite("model.safetensors", usize::try_from(length).unwrap() - 4, &[0xff; 4]);
+    }
+}

@@ -1,0 +1,105 @@
+//! Running other programs, visibly.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use crate::Result;
+
+/// The workspace's root folder.
+pub(crate) fn root() -> PathBuf {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask).to_owned()
+}
+
+/// The cargo that runs this task, in the workspace's root, with `arguments`.
+pub(crate) fn cargo<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root());
+    command
+}
+
+/// Says what runs, runs it, says how long it took. An exit status other than 0 is an error.
+pub(crate) fn run(command: &mut Command) -> Result {
+    let line = announce(command);
+    let start = Instant::now();
+    let status = command.status().map_err(|error| cannot_start(command, &error))?;
+    if !status.success() {
+        return Err(format!("`{line}` failed ({status})"));
+    }
+    eprintln!("xtask:   {:.1} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Whether a command succeeds, its output thrown away; false where it cannot even start.
+pub(crate) fn succeeds(command: &mut Command) -> bool {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// Says what runs and runs it, showing each line of its standard output at once and giving it to `look`.
+pub(crate) fn run_watched(command: &mut Command, mut look: impl FnMut(&str)) -> Result<ExitStatus> {
+    announce(command);
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| cannot_start(command, &error))?;
+    let stdout = child.stdout.take().expect("standard output was piped two lines above");
+    // Bytes, not `lines()`: a test may print what is not UTF-8.
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line =
+            line.map_err(|error| format!("cannot read the output of {}: {error}", describe(command)))?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        look(&line);
+    }
+    child.wait().map_err(|error| format!("cannot wait for {}: {error}", describe(command)))
+}
+
+fn announce(command: &Command) -> String {
+    let line = describe(command);
+    eprintln!("xtask: {line}");
+    line
+}
+
+/// The command as a shell would take it, the program by its file name.
+fn describe(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
+    std::iter::once(program)
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn cannot_start(command: &Command, error: &std::io::Error) -> String {
+    format!("cannot start `{}`: {error}", describe(command))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_holds_the_workspace_manifest() {
+        assert!(root().join("deny.toml").is_file(), "{}", root().display());
+    }
+
+    #[test]
+    fn run_reports_a_failing_command() {
+        let reason = run(cargo(["no-such-verb-of-cargo"]).stderr(Stdio::null())).unwrap_err();
+        assert!(reason.starts_with("`cargo no-such-verb-of-cargo` failed"), "{reason}");
+    }
+
+    #[test]
+    fn run_reports_an_absent_program() {
+        let reason = run(&mut Command::new("/nowhere/program")).unwrap_err();
+        assert!(reason.starts_with("cannot start `program`"), "{reason}");
+    }
+
+    #[test]
+    fn run_watched_hands_over_every_line() {
+        let mut lines = Vec::new();
+        let status = run_watched(&mut cargo(["--version"]), |line| lines.push(line.to_owned())).unwrap();
+        assert!(status.success());
+        assert!(lines.len() == 1 && lines[0].starts_with("cargo "), "{lines:?}");
+    }
+}

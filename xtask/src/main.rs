@@ -1,0 +1,68 @@
+//! The project's own tasks: `cargo xtask VERB`, one file a verb.
+//!
+//! `cargo xtask test` is what continuous integration runs, and nothing else: it reproduces CI anywhere.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks through its output")]
+
+mod check;
+mod command;
+mod golden;
+mod setup;
+mod tally;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What a task comes to: nothing, or what went wrong and what to do.
+type Result<T = ()> = std::result::Result<T, String>;
+
+/// Tasks for working on smolvla.
+#[derive(Parser)]
+#[command(name = "cargo xtask", disable_version_flag = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what `check` and `test` need; downloads nothing that is there already
+    Setup,
+    /// Formatting, lints, documentation, licences; the cheapest first
+    Check(check::Arguments),
+    /// Set up, check, and run every test; prints how many passed, failed and were skipped
+    #[command(visible_alias = "ci")]
+    Test(test::Arguments),
+    /// Regenerate the golden files with LeRobot (needs tools/reference/setup.sh to have been run)
+    Golden(golden::Arguments),
+}
+
+fn main() -> ExitCode {
+    perform(Arguments::parse().task).unwrap_or_else(|reason| {
+        eprintln!("xtask: {reason}");
+        ExitCode::FAILURE
+    })
+}
+
+fn perform(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Setup => setup::run()?,
+        Task::Check(arguments) => check::run(&arguments)?,
+        Task::Test(arguments) => return test::run(&arguments),
+        Task::Golden(arguments) => golden::run(&arguments)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}
