@@ -133,7 +133,11 @@ fn camera_absent_from_part_of_a_batch_is_masked_there_and_said() {
     let alone = predict(&mut policy, std::slice::from_ref(&absent)).unwrap();
     let both = predict(&mut policy, &[absent, observation(2)]).unwrap();
     assert!(nmse(&alone.normalized, &both.normalized[..alone.normalized.len()]) < 1e-12);
-    assert!(both.notices.iter().any(|n| n.contains("wrist is absent in part of the batch")), "{:?}", both.notices);
+    assert!(
+        both.notices.iter().any(|n| n.contains("wrist is absent in part of the batch")),
+        "{:?}",
+        both.notices
+    );
     assert!(alone.notices.iter().any(|n| n.contains("wrist is absent: a masked")), "{:?}", alone.notices);
 }
 

@@ -20,3 +20,4 @@ pub mod weights;
 pub use backend::{Backend, BackendError, Capabilities, Precision};
 pub use checked::Checked;
 pub use error::{Error, Result};
+pub use policy::{Policy, SmolVla};
