@@ -237,6 +237,24 @@ fn cameras_can_be_renamed() {
 }
 
 #[test]
+fn absent_cameras_are_noted_once_and_before_the_prediction() {
+    let said = stderr(&Run::on(&TINY).output());
+    let lines: Vec<_> = said.lines().collect();
+    let notes: Vec<_> = lines.iter().filter(|line| line.contains("observation.images.camera2")).collect();
+    assert_eq!(notes.len(), 1, "{said}");
+    let position = |part: &str| lines.iter().position(|line| line.contains(part));
+    assert!(position("observation.images.camera2") < position("predicting …"), "{said}");
+}
+
+#[test]
+fn verbose_logs_name_the_files_and_the_stages() {
+    let said = stderr(&Run::on(&TINY).and(["-vv"]).output());
+    for part in ["device opened", "model.safetensors", "tokenizer.json", "camera resolved", "stage done"] {
+        assert!(said.contains(part), "no {part}: {said}");
+    }
+}
+
+#[test]
 fn overlong_task_runs_with_a_notice() {
     let value = Run::on(&TINY).with("--task", &"pick up the red block ".repeat(100)).json();
     assert!(value["notices"].to_string().contains("token"), "{}", value["notices"]);
@@ -312,6 +330,22 @@ fn inspect_of_a_broken_checkpoint_reports_and_exits_with_2() {
 }
 
 #[test]
+fn inspect_of_hollow_weights_ends() {
+    let broken = Broken::copy();
+    broken.write_hollow_weights();
+    let output = smolvla(["inspect", text(broken.path())]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stdout(&output).contains("has no elements"), "{}", stdout(&output));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_endless_image_is_refused() {
+    let output = Run::on(&TINY).with("--image", "camera1=/dev/zero").output();
+    assert_refused(vec![("endless image", output, 2, &["/dev/zero", "is larger than"])]);
+}
+
+#[test]
 fn doctor_reports_backends_machine_and_folders() {
     let output = smolvla(["doctor", "--json"]);
     let value: Value = serde_json::from_str(&stdout(&output)).unwrap();
@@ -368,14 +402,18 @@ fn bad_arguments_are_refused() {
         ("folder as image", run.clone().with("--image", "camera1=."), &["cannot read ."]),
         ("camera twice", run.clone().and(["--image", &again]), &["camera1", "twice"]),
         ("camera under two names", run.clone().and(["--image", &alias]), &["camera1", "more than one image"]),
-        ("unknown camera", run.clone().with("--image", &unknown), &["elbow", "observation.images.camera1"]),
+        (
+            "unknown camera",
+            run.clone().with("--image", &unknown),
+            &["elbow", "observation.images.camera1", "--camera elbow=camera1"],
+        ),
         ("camera without =", run.clone().and(["--camera", "top"]), &["top", "NAME=FEATURE"]),
         (
             "camera mapped to nothing known",
             run.clone().and(["--camera", "camera1=elbow"]),
             &["camera1", "elbow"],
         ),
-        ("narrow state", run.clone().with("--state", "1,2,3"), &["state", "3 numbers", "takes 6"]),
+        ("narrow state", run.clone().with("--state", "1,2,3"), &["--state", "3 numbers", "takes 6"]),
         ("NaN in state", run.clone().with("--state", "1,2,NaN,4,5,6"), &["--state", "number 3", "NaN"]),
         ("infinite state", run.clone().with("--state", "-inf,2,3,4,5,6"), &["--state", "-inf"]),
         ("word in state", run.clone().with("--state", "1,two,3,4,5,6"), &["--state", "two"]),
@@ -395,7 +433,7 @@ fn bad_arguments_are_refused() {
         ("short noise", run.clone().and(["--noise", text(&short_noise)]), &["noise", "3 numbers"]),
         ("NaN in noise", run.clone().and(["--noise", text(&nan_noise)]), &["nan.txt", "number 2"]),
         ("two noises", run.clone().and(["--noise", "a", "--noise-seed", "1"]), &["--noise"]),
-        ("negative seed", run.clone().and(["--noise-seed=-1"]), &["--noise-seed", "-1"]),
+        ("negative seed", run.clone().and(["--noise-seed", "-1"]), &["--noise-seed", "-1", "from 0 to"]),
         ("few joints", run.clone().and(["--joints", "a,b"]), &["--joints", "2 names", "6 numbers"]),
         ("nameless joint", run.clone().and(["--joints", "a,,b"]), &["--joints", "name 2"]),
         ("plot of another format", run.clone().and(["--plot", text(&jpeg)]), &["plot.jpg", ".png"]),
@@ -405,6 +443,7 @@ fn bad_arguments_are_refused() {
         ("absent tokenizer", run.clone().and(["--tokenizer", "absent.json"]), &["absent.json"]),
         ("absent VLM", run.clone().and(["--vlm", "absent_vlm"]), &["absent_vlm"]),
         ("absent checkpoint", run.clone().with("--checkpoint", "./absent"), &["./absent", "no such folder"]),
+        ("revision of a folder", run.clone().and(["--revision", "v2"]), &["--revision v2", "is a folder"]),
         ("file as checkpoint", run.clone().with("--checkpoint", text(&plain_file)), &["not a folder"]),
         ("unknown argument", run.and(["--speed", "9"]), &["--speed"]),
     ];
@@ -450,7 +489,7 @@ fn bad_arguments_of_other_verbs_are_refused() {
 #[test]
 fn a_backend_that_cannot_be_opened_exits_with_1() {
     let refusals = ["wgpu", "wgpu:0", "tt", "fpga"].map(|backend| {
-        let culprits: &[&str] = &["hint: `smolvla doctor`"];
+        let culprits: &[&str] = &["yet", "--backend cpu", "hint: `smolvla doctor`"];
         (backend, Run::on(&TINY).and(["--backend", backend]).output(), 1, culprits)
     });
     assert_refused(refusals.into());
@@ -471,6 +510,21 @@ fn broken_checkpoints_are_refused() {
             |b| b.set("max_state_dim", 64.into()),
             &["model.safetensors", "state_proj", "max_state_dim"],
         ),
+        ("huge chunk", |b| b.set("chunk_size", (1 << 20).into()), &["chunk_size", "4096"]),
+        ("endless steps", |b| b.set("num_steps", 1_000_000.into()), &["num_steps", "1000"]),
+        (
+            "huge images",
+            |b| b.set("resize_imgs_with_padding", vec![1 << 20; 2].into()),
+            &["resize_imgs_with_padding", "4096"],
+        ),
+        ("huge prefix", |b| b.set("prefix_length", (1_i64 << 40).into()), &["prefix_length", "8192"]),
+        ("adapter of a policy", |b| b.set("use_peft", true.into()), &["use_peft", "merge"]),
+        (
+            "adapter beside the weights",
+            |b| b.write("adapter_model.safetensors", ""),
+            &["adapter_model.safetensors", "merge"],
+        ),
+        ("weights without elements", Broken::write_hollow_weights, &["state_proj", "no elements"]),
         ("no weights", |b| b.remove("model.safetensors"), &["model.safetensors"]),
         ("empty weights", |b| b.truncate("model.safetensors", 0), &["model.safetensors"]),
         ("weights cut in the header", |b| b.truncate("model.safetensors", 100), &["model.safetensors"]),
@@ -588,6 +642,13 @@ impl Broken {
         let mut bytes = fs::read(&path).unwrap();
         bytes[offset..offset + with.len()].copy_from_slice(with);
         fs::write(path, bytes).unwrap();
+    }
+
+    /// A tensor that has no bytes and whose rows could keep a reader busy for ever.
+    fn write_hollow_weights(&self) {
+        let header = r#"{"model.state_proj.weight":{"dtype":"F32","shape":[4611686018427387904,0],"data_offsets":[0,0]}}"#;
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+        fs::write(self.path().join("model.safetensors"), bytes).unwrap();
     }
 
     /// All ones is a NaN in every float format.

@@ -228,6 +228,7 @@ fn inputs_that_cannot_be_right_are_refused_by_name() {
     };
     refuse(&[], None, None, "observations: the batch is empty");
     refuse(&[observation(1)], None, Some(0), "num_steps: 0");
+    refuse(&[observation(1)], None, Some(1_000_000), "num_steps: 1000000; expected 1 to 1000");
     refuse(&[observation(1)], Some(Noise::Values(vec![0.0; 79])), None, "noise: 79 numbers; expected 80");
     refuse(&[observation(1)], Some(Noise::Values(vec![f32::NAN; 80])), None, "noise: number 0 is NaN");
 }

@@ -134,7 +134,7 @@ impl Backend for BurnBackend {
     }
 
     fn prepare_table(&self, source: &LinearSource<'_>) -> Result<Self::Table, BackendError> {
-        Ok(BurnTable::new(source))
+        Ok(BurnTable::new(&source.weights[0]))
     }
 
     fn upload(&self, values: &[f32], rows: usize, cols: usize) -> Result<Self::Tensor, BackendError> {

@@ -61,15 +61,9 @@ pub struct BurnTable {
 }
 
 impl BurnTable {
-    pub(crate) fn new(source: &LinearSource<'_>) -> Self {
-        let dtype = source.weights[0].dtype();
-        let bytes = source
-            .weights
-            .iter()
-            .flat_map(|view| (0..view.rows()).map(move |row| view.row_bytes(row)))
-            .collect::<Vec<_>>()
-            .concat();
-        Self { dtype, rows: source.outputs(), width: source.inputs(), bytes }
+    pub(crate) fn new(view: &TensorView<'_>) -> Self {
+        let rows: Vec<&[u8]> = (0..view.rows()).map(|row| view.row_bytes(row)).collect();
+        Self { dtype: view.dtype(), rows: view.rows(), width: view.cols(), bytes: rows.concat() }
     }
 
     pub(crate) fn width(&self) -> usize {
@@ -79,10 +73,10 @@ impl BurnTable {
     /// The rows `ids` as f32, `[ids, width]`.
     pub(crate) fn gather(&self, ids: &[u32]) -> Vec<f32> {
         let mut out = vec![0.0; ids.len() * self.width];
-        if let Some(view) = TensorView::new(self.dtype, self.rows, self.width, &self.bytes) {
-            for (id, row) in ids.iter().zip(out.chunks_exact_mut(self.width)) {
-                view.read_row(*id as usize, row);
-            }
+        let view = TensorView::new(self.dtype, self.rows, self.width, &self.bytes)
+            .expect("a table holds exactly its rows");
+        for (id, row) in ids.iter().zip(out.chunks_exact_mut(self.width)) {
+            view.read_row(*id as usize, row);
         }
         out
     }

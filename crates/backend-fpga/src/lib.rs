@@ -1,6 +1,6 @@
 //! SmolVLA on the AMD Alveo U280.
 //!
-//! Not built yet: this crate holds the backend's name and place, and [`open`] refuses. It will open the card
+//! Planned, not written yet: this crate holds the backend's name and place, and [`open`] refuses. It will open the card
 //! through XRT, loaded at run time, or a functional model of the accelerator or a simulation of its
 //! SystemVerilog where there is no card.
 #![forbid(unsafe_code)]
@@ -30,7 +30,9 @@ pub fn open(selector: Option<&str>) -> Result<Infallible, BackendError> {
         NAME,
         "open",
         BackendErrorKind::Unavailable,
-        format!("the U280 backend is not built yet, so there is no device `{device}`; use --backend cpu"),
+        format!(
+            "the U280 backend is planned, not written yet, so there is no device `{device}`; use --backend cpu"
+        ),
     ))
 }
 
@@ -44,7 +46,7 @@ mod tests {
         assert_eq!((error.backend, error.kind), ("fpga", BackendErrorKind::Unavailable));
         assert_eq!(
             error.to_string(),
-            "fpga: open: the U280 backend is not built yet, so there is no device `fpga:0`; use --backend cpu",
+            "fpga: open: the U280 backend is planned, not written yet, so there is no device `fpga:0`; use --backend cpu",
         );
     }
 

@@ -1,6 +1,6 @@
 //! SmolVLA on Tenstorrent Blackhole.
 //!
-//! Not built yet: this crate holds the backend's name and place, and [`open`] refuses. It will open a Blackhole
+//! Planned, not written yet: this crate holds the backend's name and place, and [`open`] refuses. It will open a Blackhole
 //! card through its PJRT library, loaded at run time, or a bit-exact emulator of its number formats where
 //! there is no card.
 #![forbid(unsafe_code)]
@@ -31,7 +31,7 @@ pub fn open(selector: Option<&str>) -> Result<Infallible, BackendError> {
         "open",
         BackendErrorKind::Unavailable,
         format!(
-            "the Tenstorrent backend is not built yet, so there is no device `{device}`; use --backend cpu"
+            "the Tenstorrent backend is planned, not written yet, so there is no device `{device}`; use --backend cpu"
         ),
     ))
 }
@@ -46,7 +46,7 @@ mod tests {
         assert_eq!((error.backend, error.kind), ("tt", BackendErrorKind::Unavailable));
         assert_eq!(
             error.to_string(),
-            "tt: open: the Tenstorrent backend is not built yet, so there is no device `tt:0`; use --backend cpu",
+            "tt: open: the Tenstorrent backend is planned, not written yet, so there is no device `tt:0`; use --backend cpu",
         );
     }
 

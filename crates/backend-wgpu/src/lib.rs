@@ -1,6 +1,6 @@
 //! SmolVLA on GPUs (Vulkan, Metal, DirectX 12) through Burn's wgpu tensors.
 //!
-//! Not built yet: this crate holds the backend's name and place, and [`open`] refuses. It will open a wgpu
+//! Planned, not written yet: this crate holds the backend's name and place, and [`open`] refuses. It will open a wgpu
 //! adapter and run the graph on it through the same Burn tensors that the CPU backend uses.
 #![forbid(unsafe_code)]
 
@@ -29,7 +29,9 @@ pub fn open(selector: Option<&str>) -> Result<Infallible, BackendError> {
         NAME,
         "open",
         BackendErrorKind::Unavailable,
-        format!("the GPU backend is not built yet, so there is no device `{device}`; use --backend cpu"),
+        format!(
+            "the GPU backend is planned, not written yet, so there is no device `{device}`; use --backend cpu"
+        ),
     ))
 }
 
@@ -43,7 +45,7 @@ mod tests {
         assert_eq!((error.backend, error.kind), ("wgpu", BackendErrorKind::Unavailable));
         assert_eq!(
             error.to_string(),
-            "wgpu: open: the GPU backend is not built yet, so there is no device `wgpu:0`; use --backend cpu",
+            "wgpu: open: the GPU backend is planned, not written yet, so there is no device `wgpu:0`; use --backend cpu",
         );
     }
 

@@ -5,8 +5,8 @@
 //! [`BackendError`]; it may only enqueue the work ([`Backend::synchronize`] waits for it).
 //!
 //! A backend implements the required operations. The provided ones ([`Backend::vision_layer`] and so on)
-//! are composed from them in [`crate::graph`]; a device overrides one where it has a fused kernel, and the
-//! composed form stays its oracle.
+//! are composed from them in [`crate::graph`]; a device overrides one where it has a fused kernel, says so in
+//! [`Backend::overrides`], and the composed form stays its oracle.
 //!
 //! Shapes are not checked here: [`crate::Checked`] does that once for all backends, and
 //! [`crate::SmolVla`] always runs through it.
@@ -187,6 +187,20 @@ impl<'a, T> Epilogue<'a, T> {
     }
 }
 
+/// A provided operation that a backend may override.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LayerOp {
+    /// [`Backend::vision_layer`].
+    VisionLayer,
+    /// [`Backend::text_layer`].
+    TextLayer,
+    /// [`Backend::expert_layer`].
+    ExpertLayer,
+    /// [`Backend::denoise_step`].
+    DenoiseStep,
+}
+
 /// The numbers that fix an attention: `softmax(scale · q·kᵀ + mask)·v`, per observation and head.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {
@@ -226,7 +240,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
         precision: Precision,
     ) -> Result<Self::Linear, BackendError>;
 
-    /// Prepares an embedding table `[vocabulary, width]`; its rows come back as the stored values, unrounded.
+    /// Prepares an embedding table `[vocabulary, width]`, the one weight of `source`; its rows come back as the
+    /// stored values, unrounded.
     fn prepare_table(&self, source: &LinearSource<'_>) -> Result<Self::Table, BackendError>;
 
     /// Copies a matrix to the device. `values.len() == rows × cols`.
@@ -328,6 +343,13 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ) -> Result<Self::Tensor, BackendError>;
 
     // ---- Provided, composed in `graph` ----
+
+    /// Whether this backend has its own form of a provided operation. [`crate::Checked`] composes the others
+    /// itself, so that every operation inside them is checked too.
+    fn overrides(&self, op: LayerOp) -> bool {
+        let _ = op;
+        false
+    }
 
     /// One SigLIP block over `images` pictures: `x: [images·patches, width] → the same`.
     fn vision_layer(

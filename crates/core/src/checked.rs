@@ -4,17 +4,19 @@ use std::fmt::Display;
 
 use crate::backend::{
     Activation, AttentionMask, AttentionShape, Backend, BackendError, BackendErrorKind, Capabilities,
-    Epilogue, Matrix, Precision, Prepared,
+    Epilogue, LayerOp, Matrix, Precision, Prepared,
 };
-use crate::graph::{DenoiseContext, Expert, ExpertLayer, KeyValue, TextLayer, TextLayerOutput, VisionLayer};
+use crate::graph::{
+    self, DenoiseContext, Expert, ExpertLayer, KeyValue, TextLayer, TextLayerOutput, VisionLayer,
+};
 use crate::weights::LinearSource;
 
 /// A backend whose every operation first checks its arguments, and then that the result has the shape the
 /// contract promises.
 ///
 /// Misuse comes back as [`BackendErrorKind::InvalidArgument`] naming the operation and the shapes, so that
-/// backends themselves need no checks. The layer-level operations are forwarded, so a backend's fused kernels
-/// are kept; what they are given was checked when it was made.
+/// backends themselves need no checks. Layers are composed from the checked operations; those that the backend
+/// overrides ([`Backend::overrides`]) are forwarded, and their arguments and results checked.
 #[derive(Clone, Debug)]
 pub struct Checked<B> {
     inner: B,
@@ -24,11 +26,6 @@ impl<B: Backend> Checked<B> {
     /// Wraps a backend.
     pub fn new(inner: B) -> Self {
         Self { inner }
-    }
-
-    /// The backend inside.
-    pub fn inner(&self) -> &B {
-        &self.inner
     }
 
     fn op(&self, op: &'static str) -> Op<'_, B> {
@@ -131,13 +128,17 @@ impl<B: Backend> Backend for Checked<B> {
         let linear = self.inner.prepare_linear(source, precision)?;
         op.equal(format!("{name}: prepared inputs"), linear.inputs(), source.inputs())?;
         op.equal(format!("{name}: prepared outputs"), linear.outputs(), source.outputs())?;
+        op.require(linear.precision() == precision, || {
+            format!("{name}: prepared as {}, {precision} was asked for", linear.precision())
+        })?;
         Ok(linear)
     }
 
     fn prepare_table(&self, source: &LinearSource<'_>) -> Result<Self::Table, BackendError> {
         let op = self.op("prepare_table");
         check_source(&op, source)?;
-        op.equal(format!("{}: biases", source.name), source.biases.len(), 0)?;
+        op.equal(format!("{}: number of weights", source.name), source.weights.len(), 1)?;
+        op.equal(format!("{}: number of biases", source.name), source.biases.len(), 0)?;
         self.inner.prepare_table(source)
     }
 
@@ -330,12 +331,19 @@ impl<B: Backend> Backend for Checked<B> {
         op.result(self.inner.pixel_shuffle(x, grid, factor)?, x.rows() / block, x.cols() * block)
     }
 
+    fn overrides(&self, op: LayerOp) -> bool {
+        self.inner.overrides(op)
+    }
+
     fn vision_layer(
         &self,
         layer: &VisionLayer<Self::Tensor, Self::Linear>,
         x: &Self::Tensor,
         images: usize,
     ) -> Result<Self::Tensor, BackendError> {
+        if !self.overrides(LayerOp::VisionLayer) {
+            return graph::vision_layer(self, layer, x, images);
+        }
         let op = self.op("vision_layer");
         op.equal("width of x", x.cols(), layer.qkv.inputs())?;
         op.divides("rows of x over the images", x.rows(), images)?;
@@ -350,6 +358,9 @@ impl<B: Backend> Backend for Checked<B> {
         sin: &Self::Tensor,
         mask: &Self::Mask,
     ) -> Result<TextLayerOutput<Self::Tensor>, BackendError> {
+        if !self.overrides(LayerOp::TextLayer) {
+            return graph::text_layer(self, layer, x, cos, sin, mask);
+        }
         let op = self.op("text_layer");
         op.equal("width of x", x.cols(), layer.qkv.inputs())?;
         op.equal("rows of x", x.rows(), mask.batch() * mask.queries())?;
@@ -369,6 +380,9 @@ impl<B: Backend> Backend for Checked<B> {
         context: &DenoiseContext<Self::Tensor, Self::Mask>,
         x: &Self::Tensor,
     ) -> Result<Self::Tensor, BackendError> {
+        if !self.overrides(LayerOp::ExpertLayer) {
+            return graph::expert_layer(self, layer, prefix, context, x);
+        }
         let op = self.op("expert_layer");
         op.equal("width of x", x.cols(), layer.output.outputs())?;
         op.divides("rows of x over the batch", x.rows(), context.batch)?;
@@ -388,6 +402,9 @@ impl<B: Backend> Backend for Checked<B> {
         op.require(step < context.time.steps.len(), || {
             format!("step {step} of {}", context.time.steps.len())
         })?;
+        if !self.overrides(LayerOp::DenoiseStep) {
+            return graph::denoise_step(self, expert, context, x_t, step, &mut |_, _| Ok(()));
+        }
         op.result(self.inner.denoise_step(expert, context, x_t, step)?, x_t.rows(), x_t.cols())
     }
 }

@@ -15,6 +15,7 @@ use hf_hub::repository::RepoTypeModel;
 use hf_hub::{HFClient, HFClientSync, HFError, HFRepositorySync};
 use sha2::{Digest, Sha256};
 
+use crate::checkpoint::{ADAPTER, MERGE_ADAPTER};
 use crate::{Error, Result};
 
 /// The client itself knows no timeout; silence for this long ends a download.
@@ -109,8 +110,15 @@ pub fn fetch_checkpoint(
             fetch.optional(&format!("{folder}{file}"))?;
         }
     }
-    fetch.required("model.safetensors")?;
-    Ok(fetch.folder)
+    match fetch.optional("model.safetensors")? {
+        Some(_) => Ok(fetch.folder),
+        None if fetch.optional(ADAPTER)?.is_some() => Err(Error::Hub {
+            repo: fetch.source.label,
+            reason: format!("holds a LoRA adapter ({ADAPTER}) and no model.safetensors; {MERGE_ADAPTER}"),
+        }),
+        // For the reason.
+        None => fetch.required("model.safetensors").map(|_| fetch.folder),
+    }
 }
 
 /// Fetches the tokenizer and configuration of a vision-language model, without its weights, and returns the
@@ -328,10 +336,9 @@ impl Source {
                     "not found on {endpoint} (404); check the spelling of the repository and the revision, and \
                      that it holds this file"
                 ),
-                HFError::LocalEntryNotFound { .. } => format!(
-                    "not in the cache {}, and offline; unset HF_HUB_OFFLINE to download it",
-                    self.client.cache_dir().display()
-                ),
+                HFError::LocalEntryNotFound { .. } => {
+                    format!("not in the cache {}, and offline", self.client.cache_dir().display())
+                }
                 HFError::RateLimited { .. } => {
                     format!("{endpoint} refuses so many requests (429); wait a little, or set HF_TOKEN")
                 }
@@ -480,6 +487,25 @@ mod tests {
         }
         assert!(["main", "refs/pr/3", "v1.0"].iter().all(|path| is_plain_path(path)));
         assert!(!["", "../x", "a/../../x", "/etc/passwd", "a\\..\\b"].iter().any(|path| is_plain_path(path)));
+    }
+
+    #[test]
+    fn adapter_in_the_place_of_weights_says_to_merge() {
+        let cache = tempfile::tempdir().unwrap();
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let repository = cache.path().join("models--robot--policy");
+        let snapshot = repository.join("snapshots").join(commit);
+        fs::create_dir_all(repository.join("refs")).unwrap();
+        fs::create_dir_all(&snapshot).unwrap();
+        fs::write(repository.join("refs/main"), commit).unwrap();
+        for file in ["config.json", ADAPTER] {
+            fs::write(snapshot.join(file), "{}").unwrap();
+        }
+        let cache = Some(cache.path().to_path_buf());
+        let options = HubOptions { cache, offline: true, ..HubOptions::default() };
+        let message = fetch_checkpoint("robot/policy", &options, &mut |_| {}).unwrap_err().to_string();
+        assert!(message.contains("robot/policy: holds a LoRA adapter"), "{message}");
+        assert!(message.contains("merge it into its base model"), "{message}");
     }
 
     #[test]

@@ -70,6 +70,11 @@ impl CheckpointOptions {
             return Err(Failure::input(format!("checkpoint {name}: there is no such folder"))
                 .hint("a folder that LeRobot wrote, OWNER/NAME on the Hub, or try `smolvla demo`"));
         }
+        if let (CheckpointSource::Folder(_), Some(revision)) = (&source, &self.revision) {
+            return Err(Failure::input(format!(
+                "--revision {revision}: {name} is a folder; only repositories on the Hub have revisions"
+            )));
+        }
         if let (CheckpointSource::Hub { revision: Some(revision), .. }, Some(other)) =
             (&source, &self.revision)
         {

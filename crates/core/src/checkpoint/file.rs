@@ -59,9 +59,15 @@ impl TensorEntry {
 impl WeightsFile {
     /// Opens and maps a file and checks its header.
     ///
+    /// The file must stay as it is for as long as it is open: no thread or process, this one included, may
+    /// write to it or truncate it. Where somebody does, tensors change under their readers, and reading beyond
+    /// a new end kills the process with a bus error. To replace a file that may be in use, write a new one and
+    /// rename it over the old one, which stays readable here.
+    ///
     /// # Errors
     /// [`Error::Io`] when it cannot be opened; [`Error::Corrupt`] when it is truncated, has overlapping or
-    /// missing data, or is not a safetensors file.
+    /// missing data, or is not a safetensors file; [`Error::Tensor`] when a tensor has no elements or more than
+    /// can be counted.
     pub fn open(path: &Path) -> Result<Self> {
         let io_error = |action| move |source| Error::Io { action, path: path.to_owned(), source };
         let file = File::open(path).map_err(io_error("read"))?;
@@ -90,7 +96,23 @@ impl WeightsFile {
                 (name, entry)
             })
             .collect();
-        Ok(Self { path: path.to_owned(), map, tensors })
+        let file = Self { path: path.to_owned(), map, tensors };
+        file.check_shapes()?;
+        Ok(file)
+    }
+
+    /// Refuses shapes that hold nothing, whose other dimensions could be any number, or overflow.
+    fn check_shapes(&self) -> Result<()> {
+        for (name, entry) in &self.tensors {
+            let elements = entry.shape.iter().try_fold(1_usize, |product, len| product.checked_mul(*len));
+            let wrong = match elements {
+                _ if entry.shape.contains(&0) => "has no elements",
+                None => "has more elements than can be counted",
+                Some(_) => continue,
+            };
+            return Err(self.error(name, format!("{wrong}: its shape is {:?}", entry.shape)));
+        }
+        Ok(())
     }
 
     /// The file.
@@ -150,9 +172,11 @@ pub(super) fn not_floats(entry: &TensorEntry) -> String {
 
 #[allow(unsafe_code, reason = "the operating system offers no safe way to map a file")]
 fn map_file(file: &File) -> io::Result<Mmap> {
-    // SAFETY: the map is read-only, and everything read through it is bytes, valid in any pattern. What remains
-    // is the contract of every loader of memory-mapped weights: a file that another process truncates while it
-    // is in use ends this process with a bus error. Checkpoints are written elsewhere and renamed into place.
+    // SAFETY: the map is read-only, and everything read through it is bytes, valid in any pattern. What no code
+    // can ensure is that the file stays as it is: if anyone writes to it while it is mapped, slices that Rust
+    // takes for immutable change, and if anyone truncates it, reading beyond the end raises a bus error. Not to
+    // do so is the contract in the documentation of `WeightsFile::open`, the only caller, and of
+    // `Checkpoint::open`; this library itself only ever writes new files and renames them into place.
     unsafe { Mmap::map(file) }
 }
 
@@ -288,6 +312,17 @@ mod tests {
             assert!(message.contains(expected), "{expected}: {message}");
             assert!(message.contains(&folder.path().display().to_string()), "{message}");
             assert!(message.contains("again"), "{message}");
+        }
+    }
+
+    #[test]
+    fn tensors_without_elements_are_refused() {
+        for shape in ["[4611686018427387904,0]", "[0,4611686018427387904,4]", "[0]"] {
+            let header = format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":[0,0]}}}}"#);
+            let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+            let (_folder, file) = opened(&bytes);
+            let message = file.unwrap_err().to_string();
+            assert!(message.contains("a: has no elements"), "{shape}: {message}");
         }
     }
 

@@ -136,7 +136,12 @@ impl Inspection {
             inspection.notices.extend(notices);
             inspection.summarize_features(&config, &processors);
             let statistics = Statistics::load(folder, &processors, weights.as_ref(), &config);
-            if let Some(statistics) = inspection.or_refuse(statistics) {
+            let statistics = match &options.statistics {
+                StatisticsChoice::Raw => statistics.ok(),
+                _ => inspection.or_refuse(statistics),
+            };
+            if let Some((statistics, notice)) = statistics {
+                inspection.notices.extend(notice);
                 inspection.summarize_statistics(&statistics);
                 let selected = match &options.statistics {
                     StatisticsChoice::Raw => Ok(()),
@@ -149,7 +154,11 @@ impl Inspection {
             }
             let tokenizer = source::tokenizer(folder, &config, &processors, options);
             match inspection.or_refuse(tokenizer) {
-                Some(Some(file)) => inspection.tokenizer = Some(file.display().to_string()),
+                Some(Some(file)) => {
+                    inspection.tokenizer = Some(file.display().to_string());
+                    let notice = source::tokenizer_notice(folder, &config, &processors, options, Some(&file));
+                    inspection.notices.extend(notice);
+                }
                 Some(None) => inspection.notices.push(format!(
                     "no tokenizer at hand: it is in {}, or give one with --tokenizer",
                     processors.tokenizer_name
@@ -271,11 +280,6 @@ fn present(values: &FeatureStatistics) -> Vec<(&'static str, usize)> {
 impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.folder)?;
-        writeln!(f, "\nconfiguration")?;
-        let long = ["input_features", "output_features"];
-        for (key, value) in self.configuration.iter().filter(|(key, _)| !long.contains(&key.as_str())) {
-            writeln!(f, "  {key:<32} {value}")?;
-        }
         writeln!(f, "\nfeatures")?;
         for FeatureSummary { name, kind, shape, normalization } in &self.features {
             writeln!(f, "  {name:<32} {kind:<8} {shape:?} {normalization}")?;
@@ -287,6 +291,11 @@ impl fmt::Display for Inspection {
         for StatisticsSummary { robot, feature, statistics, width } in &self.statistics {
             let robot = robot.as_deref().unwrap_or("any robot");
             writeln!(f, "  {robot:<12} {feature:<32} [{width}] {}", statistics.join(" "))?;
+        }
+        writeln!(f, "\nconfiguration")?;
+        let long = ["input_features", "output_features"];
+        for (key, value) in self.configuration.iter().filter(|(key, _)| !long.contains(&key.as_str())) {
+            writeln!(f, "  {key:<32} {value}")?;
         }
         writeln!(f, "\nparameters {:>32} {:>15}", "", "read at inference")?;
         for ComponentCount { component, tensors, parameters, read_at_inference } in &self.components {

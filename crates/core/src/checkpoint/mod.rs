@@ -29,7 +29,9 @@ use crate::{Error, Result};
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
-const ADAPTER: &str = "adapter_model.safetensors";
+pub(crate) const ADAPTER: &str = "adapter_model.safetensors";
+pub(crate) const MERGE_ADAPTER: &str = "merge it into its base model in LeRobot (`policy.merge_and_unload()`, then \
+                                        `save_pretrained`) and load the merged folder";
 
 /// What to make of a folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,6 +86,9 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Opens a checkpoint folder and checks it from end to end: every value of the weights is read once.
     ///
+    /// The weights stay mapped into memory for as long as the checkpoint exists: nobody may change or truncate
+    /// `model.safetensors` until it is dropped, see [`WeightsFile::open`].
+    ///
     /// # Errors
     /// Each names the file, and the key or tensor, at fault: [`Error::Config`], [`Error::Corrupt`],
     /// [`Error::Tensor`] for unknown, missing, mis-shaped or non-finite tensors, [`Error::Statistics`] where
@@ -101,11 +106,19 @@ impl Checkpoint {
         let comparison = compare(&weights, &config, &architecture, options.allow_unknown);
         refuse(&weights, &comparison)?;
         notices.extend(comparison.notices);
-        let statistics = Statistics::load(folder, &processors, Some(&weights), &config)?;
-        let statistics = match &options.statistics {
+        let robot = match &options.statistics {
             StatisticsChoice::Raw => None,
-            StatisticsChoice::Auto => Some(statistics.select(None, &processors, &config)?),
-            StatisticsChoice::Named(robot) => Some(statistics.select(Some(robot), &processors, &config)?),
+            StatisticsChoice::Auto => Some(None),
+            StatisticsChoice::Named(robot) => Some(Some(robot.as_str())),
+        };
+        let statistics = match robot {
+            // Absent or damaged state files do not matter then.
+            None => None,
+            Some(robot) => {
+                let (statistics, notice) = Statistics::load(folder, &processors, Some(&weights), &config)?;
+                notices.extend(notice);
+                Some(statistics.select(robot, &processors, &config)?)
+            }
         };
         if let Some(robot) = statistics.as_ref().and_then(|statistics| statistics.group.as_ref()) {
             notices.push(format!("normalisation uses the statistics of `{robot}`"));
@@ -114,6 +127,7 @@ impl Checkpoint {
         refuse(&weights, &Comparison { problems, notices: Vec::new() })?;
 
         let tokenizer = source::tokenizer(folder, &config, &processors, options)?;
+        notices.extend(source::tokenizer_notice(folder, &config, &processors, options, tokenizer.as_deref()));
         Ok(Self {
             folder: folder.to_owned(),
             config,
@@ -189,14 +203,9 @@ fn check_folder(folder: &Path) -> Result<()> {
 fn open_weights(folder: &Path) -> Result<WeightsFile> {
     let path = folder.join(WEIGHTS);
     let adapter = folder.join(ADAPTER);
-    if !path.exists() && adapter.exists() {
-        return Err(Error::Corrupt {
-            file: adapter,
-            reason: format!(
-                "is a LoRA adapter, and the folder has no {WEIGHTS}; merge it into its base model in LeRobot \
-                 (`policy.merge_and_unload()`, then `save_pretrained`) and load the merged folder"
-            ),
-        });
+    if adapter.exists() {
+        let reason = format!("is a LoRA adapter, which {WEIGHTS} alone would leave out; {MERGE_ADAPTER}");
+        return Err(Error::Corrupt { file: adapter, reason });
     }
     WeightsFile::open(&path)
 }

@@ -5,12 +5,12 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::Result;
 use crate::config::json::{self, Object};
-use crate::config::policy::{features, language_padding, normalization_mapping};
+use crate::config::policy::{features, language_padding, normalization_mapping, token_count};
 use crate::config::{FeatureType, LanguagePadding, NormalizationMode, PolicyConfig};
 use crate::processor::Normalizer;
 
-const PREPROCESSOR: &str = "policy_preprocessor.json";
-const POSTPROCESSOR: &str = "policy_postprocessor.json";
+pub(super) const PREPROCESSOR: &str = "policy_preprocessor.json";
+pub(super) const POSTPROCESSOR: &str = "policy_postprocessor.json";
 
 /// What the processor files say, with the configuration's values where they are silent.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,8 +25,13 @@ pub struct Processors {
     pub tokenizer_name: String,
     /// Guards normalisation against division by zero.
     pub eps: f32,
-    /// Files of the statistics that normalise observations and, second, that give actions their units back.
-    pub(super) state_files: Vec<PathBuf>,
+    /// File of the statistics that normalise observations, where the preprocessor names one.
+    pub(super) normalizer_state: Option<PathBuf>,
+    /// File of the statistics that give actions their units back, where the postprocessor names one.
+    pub(super) unnormalizer_state: Option<PathBuf>,
+    /// The postprocessor, where it leaves actions in the network's units although the configuration wants them
+    /// normalised: it has no unnormalizer.
+    pub(super) without_unnormalizer: Option<PathBuf>,
     modes: BTreeMap<FeatureType, NormalizationMode>,
 }
 
@@ -45,7 +50,9 @@ impl Processors {
             padding: config.pad_language_to,
             tokenizer_name: config.vlm_model_name.clone(),
             eps: Normalizer::EPSILON,
-            state_files: Vec::new(),
+            normalizer_state: None,
+            unnormalizer_state: None,
+            without_unnormalizer: None,
             modes: config.normalization_mapping.clone(),
         };
         let mut notices = Vec::new();
@@ -58,7 +65,7 @@ impl Processors {
         }
         let postprocessor = folder.join(POSTPROCESSOR);
         if postprocessor.is_file() {
-            processors.postprocess(&postprocessor, eps, &mut notices)?;
+            processors.postprocess(&postprocessor, eps, config, &mut notices)?;
         } else {
             notices.push(format!("{POSTPROCESSOR} is absent: its settings are taken from config.json"));
         }
@@ -101,14 +108,16 @@ impl Processors {
                              instructions end in a newline",
                         ));
                     }
-                    tokenizer = true;
+                    step.first(&mut tokenizer)?;
                     self.tokenize(&step.config)?;
                 }
                 "normalizer_processor" => {
-                    normalizer = true;
+                    step.first(&mut normalizer)?;
+                    step.has_features()?;
                     eps = step.config.positive("eps")?.map(|eps| eps as f32);
                     self.normalize(&step, config)?;
-                    self.state_files.extend(step.state_file()?);
+                    self.note_identity(FeatureType::State, PREPROCESSOR, config, notices);
+                    self.normalizer_state = step.state_file()?;
                 }
                 _ => return Err(step.unknown()),
             }
@@ -126,7 +135,7 @@ impl Processors {
     }
 
     fn tokenize(&mut self, config: &Object<'_>) -> Result<()> {
-        self.max_length = config.size("max_length")?.unwrap_or(512);
+        self.max_length = token_count(config, "max_length", 512)?;
         self.padding = match config.string("padding")? {
             Some(name) => language_padding(config, "padding", name)?,
             None => LanguagePadding::MaxLength,
@@ -185,8 +194,28 @@ impl Processors {
         Ok(())
     }
 
+    /// Notes that a step leaves features alone that the configuration wants normalised.
+    fn note_identity(&self, kind: FeatureType, file: &str, config: &PolicyConfig, notices: &mut Vec<String>) {
+        let wanted = wanted(config, kind);
+        if wanted != NormalizationMode::Identity
+            && self.normalization_mode(kind) == NormalizationMode::Identity
+        {
+            notices.push(format!(
+                "{file} leaves {0} features as they are, where normalization_mapping.{0} in config.json is {1}",
+                kind.name(),
+                wanted.name()
+            ));
+        }
+    }
+
     /// Follows the steps after the policy.
-    fn postprocess(&mut self, file: &Path, eps: Option<f32>, notices: &mut Vec<String>) -> Result<()> {
+    fn postprocess(
+        &mut self,
+        file: &Path,
+        eps: Option<f32>,
+        config: &PolicyConfig,
+        notices: &mut Vec<String>,
+    ) -> Result<()> {
         let value = json::read(file)?;
         let root = Object::root(file, &value)?;
         let mut unnormalizer = false;
@@ -194,7 +223,8 @@ impl Processors {
             match step.name {
                 "device_processor" => step.device(notices)?,
                 "unnormalizer_processor" => {
-                    unnormalizer = true;
+                    step.first(&mut unnormalizer)?;
+                    step.has_features()?;
                     let own = step.config.positive("eps")?.map(|eps| eps as f32);
                     if let (Some(own), Some(other)) = (own, eps)
                         && own != other
@@ -208,7 +238,8 @@ impl Processors {
                         let mode = normalization_mapping(&mapping)?.remove(&FeatureType::Action);
                         self.modes.insert(FeatureType::Action, mode.unwrap_or(NormalizationMode::Identity));
                     }
-                    self.state_files.extend(step.state_file()?);
+                    self.note_identity(FeatureType::Action, POSTPROCESSOR, config, notices);
+                    self.unnormalizer_state = step.state_file()?;
                 }
                 _ => return Err(step.unknown()),
             }
@@ -216,9 +247,17 @@ impl Processors {
         if !unnormalizer {
             notices.push(format!("{POSTPROCESSOR} has no unnormalizer_processor: actions stay as they are"));
             self.modes.remove(&FeatureType::Action);
+            if wanted(config, FeatureType::Action) != NormalizationMode::Identity {
+                self.without_unnormalizer = Some(file.to_owned());
+            }
         }
         Ok(())
     }
+}
+
+/// What the configuration says about features of a kind.
+fn wanted(config: &PolicyConfig, kind: FeatureType) -> NormalizationMode {
+    config.normalization_mapping.get(&kind).copied().unwrap_or(NormalizationMode::Identity)
 }
 
 /// One step of a processor file.
@@ -250,6 +289,27 @@ impl Step<'_> {
                 self.name
             ),
         )
+    }
+
+    /// Notes that a step of this kind was met, and refuses a second one.
+    fn first(&self, met: &mut bool) -> Result<()> {
+        if *met {
+            let reason = format!("`{}` is there twice; expected it once", self.name);
+            return Err(self.object.error("registry_name", reason));
+        }
+        *met = true;
+        Ok(())
+    }
+
+    /// Refuses a normalizer without features, which LeRobot cannot construct.
+    fn has_features(&self) -> Result<()> {
+        if self.config.has("features") {
+            return Ok(());
+        }
+        Err(self.config.error(
+            "features",
+            format!("is missing; `{}` needs the features it is for, in LeRobot too", self.name),
+        ))
     }
 
     /// Devices are chosen by the caller; a conversion to another element type would have to be followed.
@@ -318,7 +378,8 @@ mod tests {
     fn postprocessor() -> Value {
         json!({ "steps": [
             { "registry_name": "unnormalizer_processor", "state_file": "out.safetensors",
-              "config": { "eps": 1e-6, "norm_map": { "ACTION": "QUANTILES" } } },
+              "config": { "eps": 1e-6, "norm_map": { "ACTION": "QUANTILES" },
+                          "features": { "action": { "type": "ACTION", "shape": [2] } } } },
             { "registry_name": "device_processor", "config": {} },
         ] })
     }
@@ -345,8 +406,9 @@ mod tests {
         assert_eq!(mode(FeatureType::Action), NormalizationMode::Quantiles);
         // The step's features name no camera, so images stay as they are.
         assert_eq!(mode(FeatureType::Visual), NormalizationMode::Identity);
-        let names: Vec<_> = processors.state_files.iter().filter_map(|file| file.file_name()).collect();
-        assert_eq!(names, ["in.safetensors", "out.safetensors"]);
+        let name = |file: Option<PathBuf>| file.unwrap().file_name().unwrap().to_owned();
+        assert_eq!(name(processors.normalizer_state), "in.safetensors");
+        assert_eq!(name(processors.unnormalizer_state), "out.safetensors");
         assert!(notices.is_empty(), "{notices:?}");
     }
 
@@ -374,6 +436,8 @@ mod tests {
             ("/steps/5/state_file", json!("../in.safetensors"), "file in the checkpoint's folder"),
             ("/steps/5/config/norm_map/STATE", json!("Z"), "steps[5].config.norm_map.STATE"),
             ("/steps/5/config/eps", json!(1e-8), "expected one value"),
+            ("/steps/5/config/features", Value::Null, "normalizer_processor` needs the features"),
+            ("/steps/3/config/max_length", json!(8193), "max_length: is 8193; expected at most 8192"),
             ("/steps", json!({}), "expected an array"),
         ];
         for (pointer, wrong, expected) in cases {
@@ -382,6 +446,46 @@ mod tests {
             let message = loaded(Some(&value), Some(&postprocessor())).unwrap_err().to_string();
             assert!(message.contains(expected), "{pointer}: {message}");
         }
+    }
+
+    #[test]
+    fn repeated_steps_are_refused() {
+        for (index, name) in [(3, "tokenizer_processor"), (5, "normalizer_processor")] {
+            let mut value = preprocessor();
+            let step = value["steps"][index].clone();
+            value["steps"].as_array_mut().unwrap().push(step);
+            let message = loaded(Some(&value), None).unwrap_err().to_string();
+            assert!(
+                message.contains(&format!("steps[6].registry_name: `{name}` is there twice")),
+                "{message}"
+            );
+        }
+        let mut value = postprocessor();
+        let step = value["steps"][0].clone();
+        value["steps"].as_array_mut().unwrap().push(step);
+        let message = loaded(None, Some(&value)).unwrap_err().to_string();
+        assert!(message.contains("`unnormalizer_processor` is there twice"), "{message}");
+    }
+
+    #[test]
+    fn unnormalizer_without_features_is_refused() {
+        let mut value = postprocessor();
+        value["steps"][0]["config"].as_object_mut().unwrap().remove("features");
+        let message = loaded(None, Some(&value)).unwrap_err().to_string();
+        assert!(message.contains("steps[0].config.features: is missing"), "{message}");
+    }
+
+    #[test]
+    fn identity_against_the_configuration_is_said() {
+        let mut before = preprocessor();
+        before["steps"][5]["config"]["features"] = json!({});
+        let mut after = postprocessor();
+        after["steps"][0]["config"]["norm_map"] = json!({ "ACTION": "IDENTITY" });
+        let (processors, notices) = loaded(Some(&before), Some(&after)).unwrap();
+        assert_eq!(processors.normalization_mode(FeatureType::State), NormalizationMode::Identity);
+        assert_eq!(notices.len(), 2, "{notices:?}");
+        assert!(notices[0].contains("normalization_mapping.STATE in config.json is MEAN_STD"), "{notices:?}");
+        assert!(notices[1].contains("normalization_mapping.ACTION"), "{notices:?}");
     }
 
     #[test]

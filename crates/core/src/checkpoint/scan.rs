@@ -12,6 +12,8 @@ use crate::weights::StorageType;
 
 /// Finds tensors that inference reads and that hold NaN or infinity, in the order of the state dict.
 ///
+/// Tensors of another shape than expected are left to [`super::compare`].
+///
 /// Reads the whole file once, on all cores.
 pub fn non_finite(file: &WeightsFile, policy: &PolicyConfig, architecture: &Architecture) -> Vec<Finding> {
     let tensors: Vec<ExpectedTensor> =
@@ -20,7 +22,10 @@ pub fn non_finite(file: &WeightsFile, policy: &PolicyConfig, architecture: &Arch
     let scan = || {
         let mut found = Vec::new();
         while let Some((order, tensor)) = claim(&next, &tensors) {
-            // Absent tensors and other element types are reported by the comparison.
+            // Absent tensors, other shapes and other element types are reported by the comparison.
+            if file.entry(&tensor.name).is_none_or(|entry| entry.shape != tensor.shape()) {
+                continue;
+            }
             let Ok(Some(view)) = file.get(&tensor.name) else { continue };
             let place = (0..view.rows())
                 .find_map(|row| Some((row, first_non_finite(view.dtype(), view.row_bytes(row))?)));

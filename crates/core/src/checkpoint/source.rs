@@ -64,6 +64,29 @@ pub(super) fn tokenizer(
     Ok(found)
 }
 
+/// What to say about a tokenizer that is not of the place that the preprocessor names, where that differs from
+/// the vision-language model's.
+pub(super) fn tokenizer_notice(
+    folder: &Path,
+    config: &PolicyConfig,
+    processors: &Processors,
+    options: &LoadOptions,
+    tokenizer: Option<&Path>,
+) -> Option<String> {
+    let (named, vlm) = (&processors.tokenizer_name, &config.vlm_model_name);
+    let tokenizer = tokenizer?;
+    let is_named =
+        named_folder(folder, named, TOKENIZER).is_some_and(|found| tokenizer == found.join(TOKENIZER));
+    // Who gives a tokenizer knows which.
+    (named != vlm && !is_named && options.tokenizer.is_none()).then(|| {
+        format!(
+            "the tokenizer is {}: the preprocessor names that of {named}, which is not at hand, and config.json \
+             the model {vlm}",
+            tokenizer.display()
+        )
+    })
+}
+
 /// `path` itself, or the `tokenizer.json` in it.
 pub(super) fn tokenizer_file(path: &Path) -> PathBuf {
     if path.is_dir() { path.join(TOKENIZER) } else { path.to_owned() }

@@ -5,16 +5,20 @@
 //! them among the weights as `normalize_inputs.buffer_<feature>.<statistic>`, where infinity means "unset".
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::file::WeightsFile;
-use super::processors::Processors;
+use super::processors::{POSTPROCESSOR, PREPROCESSOR, Processors};
 use crate::config::{FeatureType, NormalizationMode, PolicyConfig};
 use crate::processor::{FeatureStatistics, Normalizer};
 use crate::{Error, Result};
 
 /// Modules of old checkpoints that hold statistics; the first that has a feature wins.
 const OLD_MODULES: [&str; 3] = ["unnormalize_outputs.", "normalize_inputs.", "normalize_targets."];
+
+const ACTION: &str = "action";
+const RAW: &str = "--raw-actions runs in the network's own normalised units";
 
 /// Which statistics to use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,8 +35,10 @@ pub enum StatisticsChoice {
 /// Every statistic a checkpoint holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statistics {
-    /// The file that was read, or would have been: errors name it.
+    /// The file that those of observations were read from, or would have been: errors name it.
     pub file: PathBuf,
+    /// Likewise of actions.
+    pub action_file: PathBuf,
     /// By robot (`None`: of no robot in particular), then by feature.
     pub groups: BTreeMap<Option<String>, BTreeMap<String, FeatureStatistics>>,
 }
@@ -42,7 +48,7 @@ pub struct Statistics {
 pub struct SelectedStatistics {
     /// The robot; `None` where the checkpoint does not tell robots apart.
     pub group: Option<String>,
-    /// The file they are from.
+    /// The file that those of observations are from.
     pub file: PathBuf,
     features: BTreeMap<String, FeatureStatistics>,
 }
@@ -55,38 +61,44 @@ impl SelectedStatistics {
 }
 
 impl Statistics {
-    /// Reads the state files that the processors name, or else the statistics among the weights.
+    /// Reads the state files that the processors name, or where they name none the statistics among the
+    /// weights, with a notice.
+    ///
+    /// As in LeRobot, observations are normalised by the normalizer's file alone, and actions get their units
+    /// back by the unnormalizer's file alone.
     pub(super) fn load(
         folder: &Path,
         processors: &Processors,
         weights: Option<&WeightsFile>,
         config: &PolicyConfig,
-    ) -> Result<Self> {
+    ) -> Result<(Self, Option<String>)> {
         let features: Vec<&str> = config
             .input_features
             .iter()
             .chain(&config.output_features)
             .map(|(name, _)| name.as_str())
             .collect();
-        let mut statistics = Self { file: folder.join("policy_preprocessor.json"), groups: BTreeMap::new() };
-        // Observations are normalised by the first file, actions get their units back by the last.
-        for (index, path) in processors.state_files.iter().enumerate() {
-            let file = WeightsFile::open(path)?;
-            if index == 0 {
-                path.clone_into(&mut statistics.file);
-            }
-            let own = read(&file, &features, "")?;
-            for (group, found) in own {
-                let group = statistics.groups.entry(group).or_default();
-                for (feature, values) in found {
-                    let last_word = feature == "action";
-                    if last_word || !group.contains_key(&feature) {
-                        group.insert(feature, values);
-                    }
+        let (normalizer, unnormalizer) = (&processors.normalizer_state, &processors.unnormalizer_state);
+        let or_file = |state: &Option<PathBuf>, otherwise| {
+            state.clone().unwrap_or_else(|| folder.join::<&str>(otherwise))
+        };
+        let mut statistics = Self {
+            file: or_file(normalizer, PREPROCESSOR),
+            action_file: or_file(unnormalizer, POSTPROCESSOR),
+            groups: Groups::new(),
+        };
+        for (path, of_actions) in [(normalizer, false), (unnormalizer, true)] {
+            let Some(path) = path else { continue };
+            for (group, mut found) in read(&open(path)?, &features, "")? {
+                found.retain(|feature, _| (feature == ACTION) == of_actions);
+                if !found.is_empty() {
+                    statistics.groups.entry(group).or_default().extend(found);
                 }
             }
         }
-        if statistics.groups.is_empty()
+        let mut notice = None;
+        if normalizer.is_none()
+            && unnormalizer.is_none()
             && let Some(weights) = weights
         {
             for module in OLD_MODULES {
@@ -98,10 +110,16 @@ impl Statistics {
                 }
             }
             if !statistics.groups.is_empty() {
-                statistics.file = weights.path().to_owned();
+                weights.path().clone_into(&mut statistics.file);
+                weights.path().clone_into(&mut statistics.action_file);
+                notice = Some(
+                    "the processors name no file of statistics: those that older versions of LeRobot keep among \
+                     the weights are used"
+                        .to_owned(),
+                );
             }
         }
-        Ok(statistics)
+        Ok((statistics, notice))
     }
 
     /// Names of the robots that have statistics of their own.
@@ -121,6 +139,13 @@ impl Statistics {
         processors: &Processors,
         config: &PolicyConfig,
     ) -> Result<SelectedStatistics> {
+        if let Some(file) = &processors.without_unnormalizer {
+            let reason = format!(
+                "has no unnormalizer_processor, although config.json wants actions normalised: actions would come \
+                 out in the network's units; {RAW}"
+            );
+            return Err(Error::Statistics { file: file.clone(), reason });
+        }
         let group = robot.map(str::to_owned);
         let features = match self.groups.get(&group) {
             Some(features) => features.clone(),
@@ -128,7 +153,7 @@ impl Statistics {
             None => {
                 let reason =
                     format!("has no statistics of `{}`; {}", robot.unwrap_or_default(), self.advice());
-                return Err(self.error(reason));
+                return Err(error(&self.file, reason));
             }
         };
         for (feature, kind, width) in normalized(config) {
@@ -136,16 +161,18 @@ impl Statistics {
             if mode == NormalizationMode::Identity {
                 continue;
             }
+            let file = if kind == FeatureType::Action { &self.action_file } else { &self.file };
             let Some(values) = features.get(feature) else {
                 let of = robot.map_or_else(String::new, |robot| format!(" of `{robot}`"));
                 let reason = format!("has no statistics{of} for {feature}; {}", self.advice());
-                return Err(self.error(reason));
+                return Err(error(file, reason));
             };
-            let normalizer = Normalizer::new(feature, mode, values, processors.eps, &self.file)?;
+            let normalizer = Normalizer::new(feature, mode, values, processors.eps, file)?;
             if let Some(found) = normalizer.width().filter(|found| *found != width) {
-                return Err(self.error(format!(
+                let reason = format!(
                     "has statistics of width {found} for {feature}, which config.json says is {width} wide"
-                )));
+                );
+                return Err(error(file, reason));
             }
         }
         Ok(SelectedStatistics { group, file: self.file.clone(), features })
@@ -153,7 +180,6 @@ impl Statistics {
 
     /// What there is and how to choose.
     fn advice(&self) -> String {
-        const RAW: &str = "--raw-actions runs in the network's own normalised units";
         let robots: Vec<&str> = self.robots().collect();
         match robots.first() {
             Some(first) => format!(
@@ -163,10 +189,23 @@ impl Statistics {
             None => format!("save the policy with its processors (LeRobot does so when it trains), or {RAW}"),
         }
     }
+}
 
-    fn error(&self, reason: String) -> Error {
-        Error::Statistics { file: self.file.clone(), reason }
-    }
+fn error(file: &Path, reason: String) -> Error {
+    Error::Statistics { file: file.to_owned(), reason }
+}
+
+/// Opens a state file that a processor names.
+fn open(path: &Path) -> Result<WeightsFile> {
+    WeightsFile::open(path).map_err(|failure| match failure {
+        Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => error(
+            path,
+            format!(
+                "not found, although a processor file names it; copy it from where the policy is, or {RAW}"
+            ),
+        ),
+        other => other,
+    })
 }
 
 /// Whether a tensor among the weights holds statistics of an old checkpoint.
@@ -178,7 +217,7 @@ pub(super) fn is_statistic(name: &str) -> bool {
 fn normalized(config: &PolicyConfig) -> Vec<(&str, FeatureType, usize)> {
     let mut features = vec![
         ("observation.state", FeatureType::State, config.state_dim()),
-        ("action", FeatureType::Action, config.action_dim()),
+        (ACTION, FeatureType::Action, config.action_dim()),
     ];
     let cameras = config.cameras().filter(|name| !name.starts_with("observation.images.empty_camera_"));
     features.extend(cameras.map(|name| (name, FeatureType::Visual, 3)));

@@ -252,6 +252,40 @@ fn adapter_without_weights_says_to_merge() {
 }
 
 #[test]
+fn adapter_beside_the_weights_is_refused() {
+    let folder = Folder::new();
+    fs::write(folder.path(ADAPTER), b"").unwrap();
+    let message = folder.refusal();
+    assert!(message.contains(ADAPTER) && message.contains("merge"), "{message}");
+    let folder = Folder::new();
+    assert!(folder.config("use_peft", json!(true)).refusal().contains("use_peft: is true"));
+}
+
+#[test]
+fn tensor_without_elements_is_refused_at_once() {
+    let folder = Folder::new();
+    let header =
+        r#"{"model.state_proj.weight":{"dtype":"F32","shape":[4611686018427387904,0],"data_offsets":[0,0]}}"#;
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+    fs::write(folder.path(WEIGHTS), bytes).unwrap();
+    let refusals = Inspection::of(folder.0.path(), &LoadOptions::default()).unwrap().refusals;
+    assert!(refusals[0].contains("model.state_proj.weight: has no elements"), "{refusals:?}");
+}
+
+#[test]
+fn inspection_reads_no_tensor_of_another_shape() {
+    let folder = Folder::new();
+    folder.weights(|tensors| {
+        let (_, shape, bytes) = tensors.get_mut("model.state_proj.weight").unwrap();
+        shape.reverse();
+        bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    let refusals = Inspection::of(folder.0.path(), &LoadOptions::default()).unwrap().refusals;
+    assert_eq!(refusals.len(), 1, "{refusals:?}");
+    assert!(refusals[0].contains("has shape"), "{refusals:?}");
+}
+
+#[test]
 fn absent_files_and_folders_are_named() {
     for name in [CONFIG, WEIGHTS, STATE] {
         let folder = Folder::new();
@@ -280,6 +314,57 @@ fn actions_take_the_statistics_of_the_postprocessor() {
     folder.tensors(ACTIONS, |tensors| drop(tensors.insert("action.mean".to_owned(), f32s(&[7.0; 6]))));
     let statistics = folder.open().unwrap().statistics.unwrap();
     assert_eq!(statistics.feature("action").mean, Some(vec![7.0; 6]));
+}
+
+#[test]
+fn each_processor_has_only_the_statistics_of_its_own_file() {
+    let moved = |from: &str, to: &str, feature: &str| {
+        let folder = Folder::new();
+        let mut taken = Tensors::new();
+        folder.tensors(from, |tensors| {
+            taken = tensors.extract_if(.., |name, _| name.starts_with(feature)).collect();
+        });
+        folder.tensors(to, |tensors| tensors.extend(taken));
+        folder.refusal()
+    };
+    let state = moved(STATE, ACTIONS, "observation.state.");
+    assert!(state.contains(STATE) && state.contains("no statistics for observation.state"), "{state}");
+    let action = moved(ACTIONS, STATE, "action.");
+    assert!(action.contains(ACTIONS) && action.contains("no statistics for action"), "{action}");
+}
+
+#[test]
+fn deleted_state_file_can_be_done_without() {
+    for name in [STATE, ACTIONS] {
+        let folder = Folder::new();
+        fs::remove_file(folder.path(name)).unwrap();
+        let message = folder.refusal();
+        assert!(message.contains(name) && message.contains("--raw-actions"), "{message}");
+        assert!(folder.open_with(&raw()).is_ok());
+        let options = raw();
+        assert!(Inspection::of(folder.0.path(), &options).unwrap().refusals.is_empty());
+    }
+}
+
+#[test]
+fn postprocessor_without_unnormalizer_is_refused_unless_raw() {
+    let folder = Folder::new();
+    folder.json(POST, |post| drop(post["steps"].as_array_mut().unwrap().remove(0)));
+    let message = folder.refusal();
+    assert!(message.contains(POST) && message.contains("network's units"), "{message}");
+    assert!(message.contains("--raw-actions"), "{message}");
+    assert!(folder.open_with(&raw()).is_ok());
+}
+
+#[test]
+fn tokenizer_of_another_place_than_named_is_said() {
+    let folder = Folder::new();
+    folder.json(PRE, |pre| pre["steps"][3]["config"]["tokenizer_name"] = json!("someone/else"));
+    let notices = folder.open().unwrap().notices;
+    assert_eq!(notices.len(), 1, "{notices:?}");
+    assert!(notices[0].contains("someone/else") && notices[0].contains("vlm"), "{notices:?}");
+    copy(&folder.path("vlm"), &folder.path("someone/else"));
+    assert!(folder.open().unwrap().notices.is_empty());
 }
 
 #[test]
@@ -358,7 +443,8 @@ fn old_checkpoint_keeps_statistics_among_the_weights() {
         }
     });
     let checkpoint = folder.open().unwrap();
-    assert_eq!(checkpoint.notices.len(), 2, "{:?}", checkpoint.notices);
+    assert_eq!(checkpoint.notices.len(), 3, "{:?}", checkpoint.notices);
+    assert!(checkpoint.notices[2].contains("older versions of LeRobot"), "{:?}", checkpoint.notices);
     let statistics = checkpoint.statistics.unwrap();
     assert_eq!(statistics.file, folder.path(WEIGHTS));
     assert_eq!(statistics.feature("observation.state").mean, Some(vec![1.0; 6]));

@@ -12,9 +12,9 @@ use crate::{Error, Result};
 impl Architecture {
     /// Derives every size from the policy's configuration and its vision-language model's.
     ///
-    /// Where `add_image_special_tokens` is set, the ids are those of SmolVLM2-500M until
-    /// [`Architecture::with_image_special_tokens`] replaces them by the tokenizer's. `file` is the policy's
-    /// `config.json`, for errors.
+    /// The ids of the tokens around an image are the tokenizer's to say, so there are none yet: where
+    /// `add_image_special_tokens` is set, follow up with [`Architecture::with_image_special_tokens`]. `file` is
+    /// the policy's `config.json`, for errors.
     ///
     /// # Errors
     /// [`Error::Config`] when sizes do not fit one another, or the expert's layers are arranged in a way that
@@ -34,19 +34,14 @@ impl Architecture {
             max_action_dim: policy.max_action_dim,
             min_period: policy.min_period,
             max_period: policy.max_period,
-            image_special_tokens: policy
-                .add_image_special_tokens
-                .then_some(ImageSpecialTokens { fake: 49189, global: 49152 }),
+            image_special_tokens: None,
         })
     }
 
-    /// The same sizes with the tokenizer's ids of the tokens around an image; nothing changes where the policy
-    /// does not use such tokens.
-    pub fn with_image_special_tokens(mut self, tokens: ImageSpecialTokens) -> Self {
-        if let Some(known) = &mut self.image_special_tokens {
-            *known = tokens;
-        }
-        self
+    /// The same sizes with the tokenizer's ids of the tokens around an image, for policies whose
+    /// configuration sets `add_image_special_tokens`.
+    pub fn with_image_special_tokens(self, tokens: ImageSpecialTokens) -> Self {
+        Self { image_special_tokens: Some(tokens), ..self }
     }
 
     /// What the key and value projections of the expert layer `index` are shaped for: its own activations, or
@@ -224,12 +219,10 @@ mod tests {
     }
 
     #[test]
-    fn special_tokens_are_overridden_only_where_used() {
+    fn special_tokens_are_the_tokenizers_to_say() {
         let tokens = ImageSpecialTokens { fake: 7, global: 8 };
-        let used = architecture(&[("add_image_special_tokens", json!(true))]).unwrap();
-        assert_eq!(used.image_special_tokens, Some(ImageSpecialTokens { fake: 49189, global: 49152 }));
-        assert_eq!(used.with_image_special_tokens(tokens).image_special_tokens, Some(tokens));
-        let unused = architecture(&[]).unwrap().with_image_special_tokens(tokens);
-        assert_eq!(unused.image_special_tokens, None);
+        let sizes = architecture(&[("add_image_special_tokens", json!(true))]).unwrap();
+        assert_eq!(sizes.image_special_tokens, None);
+        assert_eq!(sizes.with_image_special_tokens(tokens).image_special_tokens, Some(tokens));
     }
 }

@@ -1,11 +1,11 @@
 //! Typed access to JSON objects, with errors that name file and key.
 
-use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
+use super::files::{LARGEST_JSON, read_limited};
 use crate::{Error, Result};
 
 /// No model comes near sizes of this, and the number of elements of a tensor cannot overflow.
@@ -16,10 +16,9 @@ static EMPTY: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
 /// Reads a JSON file.
 ///
 /// # Errors
-/// [`Error::Io`] when it cannot be read, [`Error::Corrupt`] when it is not JSON.
+/// [`Error::Io`] when it cannot be read or is larger than 64 MiB, [`Error::Corrupt`] when it is not JSON.
 pub(crate) fn read(file: &Path) -> Result<Value> {
-    let bytes =
-        fs::read(file).map_err(|source| Error::Io { action: "read", path: file.to_owned(), source })?;
+    let bytes = read_limited(file, LARGEST_JSON)?;
     serde_json::from_slice(&bytes)
         .map_err(|error| Error::Corrupt { file: file.to_owned(), reason: format!("is not JSON: {error}") })
 }

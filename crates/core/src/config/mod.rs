@@ -1,6 +1,7 @@
 //! What a checkpoint's configuration files say, and the sizes that follow from them.
 
 mod architecture;
+pub(crate) mod files;
 pub(crate) mod json;
 pub(crate) mod policy;
 mod vlm;
@@ -200,7 +201,8 @@ pub struct Architecture {
     pub min_period: f64,
     /// Longest period of the time embedding.
     pub max_period: f64,
-    /// Present when image tokens are wrapped in special tokens.
+    /// Present when image tokens are wrapped in special tokens; only the tokenizer knows their ids, see
+    /// [`Architecture::with_image_special_tokens`].
     pub image_special_tokens: Option<ImageSpecialTokens>,
 }
 

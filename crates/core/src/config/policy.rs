@@ -10,9 +10,18 @@ use super::{
     AttentionMode, Feature, FeatureType, LanguagePadding, MOST_LAYERS, NormalizationMode, PolicyConfig,
 };
 use crate::Result;
+use crate::checkpoint::MERGE_ADAPTER;
 
 const STATE: &str = "observation.state";
 const ACTION: &str = "action";
+
+/// Far beyond any policy, and small enough that memory and time stay bounded where no weight has the size.
+const MOST_TOKENS: usize = 8192;
+const MOST_ACTIONS: usize = 4096;
+const MOST_STEPS: usize = 1000;
+const MOST_PIXELS: usize = 4096;
+const MOST_EMPTY_CAMERAS: usize = 16;
+const WIDEST: usize = 4096;
 
 impl PolicyConfig {
     /// Reads a policy's `config.json`.
@@ -73,7 +82,7 @@ pub(crate) fn parse(file: &Path, value: &Value) -> Result<(PolicyConfig, Vec<Str
         resize_imgs_with_padding: resize(&object)?,
         empty_cameras: empty_cameras(&object)?,
         adapt_to_pi_aloha: object.boolean("adapt_to_pi_aloha")?.unwrap_or(false),
-        tokenizer_max_length: object.size("tokenizer_max_length")?.unwrap_or(48),
+        tokenizer_max_length: token_count(&object, "tokenizer_max_length", 48)?,
         num_steps: object.size("num_steps")?.unwrap_or(10),
         vlm_model_name: object.string("vlm_model_name")?.unwrap_or(super::SMOLVLM2_500M).to_owned(),
         add_image_special_tokens: object.boolean("add_image_special_tokens")?.unwrap_or(false),
@@ -214,12 +223,8 @@ fn input_features(object: &Object<'_>) -> Result<Vec<(String, Feature)>> {
 }
 
 fn empty_cameras(object: &Object<'_>) -> Result<usize> {
-    const MOST: usize = 64;
     let cameras = object.count("empty_cameras")?.unwrap_or(0);
-    if cameras > MOST {
-        return Err(object.error("empty_cameras", format!("is {cameras}; expected at most {MOST}")));
-    }
-    Ok(cameras)
+    at_most(object, "empty_cameras", cameras, MOST_EMPTY_CAMERAS)
 }
 
 fn resize(object: &Object<'_>) -> Result<Option<(usize, usize)>> {
@@ -229,7 +234,10 @@ fn resize(object: &Object<'_>) -> Result<Option<(usize, usize)>> {
     }
     match object.sizes(KEY)?.as_deref() {
         None => Ok(Some((512, 512))),
-        Some(&[width, height]) => Ok(Some((width, height))),
+        Some(&[width, height]) => {
+            at_most(object, KEY, width.max(height), MOST_PIXELS)?;
+            Ok(Some((width, height)))
+        }
         Some(other) => {
             Err(object.error(KEY, format!("has {} numbers; expected [width, height] or null", other.len())))
         }
@@ -248,7 +256,36 @@ fn layers(object: &Object<'_>, key: &str, default: i64) -> Result<Option<usize>>
     }
 }
 
+/// `value`, unless it is beyond what is plausible for `key`.
+fn at_most(object: &Object<'_>, key: &str, value: usize, most: usize) -> Result<usize> {
+    if value > most {
+        return Err(object.error(key, format!("is {value}; expected at most {most}")));
+    }
+    Ok(value)
+}
+
+/// The length of a tokenizer's rows, under a key of the configuration or of a processor file.
+pub(crate) fn token_count(object: &Object<'_>, key: &str, default: usize) -> Result<usize> {
+    at_most(object, key, object.size(key)?.unwrap_or(default), MOST_TOKENS)
+}
+
 fn check(object: &Object<'_>, config: &PolicyConfig) -> Result<()> {
+    for (key, value, most) in [
+        ("chunk_size", config.chunk_size, MOST_ACTIONS),
+        ("num_steps", config.num_steps, MOST_STEPS),
+        // Below zero it means no padding.
+        ("prefix_length", usize::try_from(config.prefix_length).unwrap_or(0), MOST_TOKENS),
+        ("max_state_dim", config.max_state_dim, WIDEST),
+        ("max_action_dim", config.max_action_dim, WIDEST),
+    ] {
+        at_most(object, key, value, most)?;
+    }
+    if object.has("use_peft") && object.boolean("use_peft")? == Some(true) {
+        return Err(object.error(
+            "use_peft",
+            format!("is true: the checkpoint is an adapter of another policy; {MERGE_ADAPTER}"),
+        ));
+    }
     if config.n_action_steps > config.chunk_size {
         return Err(object.error(
             "n_action_steps",
@@ -427,6 +464,19 @@ mod tests {
             ("output_features", json!({ "action": { "type": "ACTION", "shape": [2, 3] } }), "one dimension"),
             ("min_period", json!(0.0), "above 0"),
             ("empty_cameras", json!(-1), "at least 0"),
+            ("empty_cameras", json!(17), "empty_cameras: is 17; expected at most 16"),
+            ("chunk_size", json!(4097), "chunk_size: is 4097; expected at most 4096"),
+            ("num_steps", json!(1001), "num_steps: is 1001; expected at most 1000"),
+            ("prefix_length", json!(8193), "prefix_length: is 8193; expected at most 8192"),
+            ("tokenizer_max_length", json!(8193), "tokenizer_max_length: is 8193; expected at most 8192"),
+            ("max_state_dim", json!(4097), "max_state_dim: is 4097; expected at most 4096"),
+            ("max_action_dim", json!(4097), "max_action_dim: is 4097; expected at most 4096"),
+            (
+                "resize_imgs_with_padding",
+                json!([512, 4097]),
+                "resize_imgs_with_padding: is 4097; expected at most 4096",
+            ),
+            ("use_peft", json!(true), "merge"),
         ];
         for (key, value, expected) in cases {
             let message = refusal(&with(key, value.clone()));

@@ -25,7 +25,7 @@ pub use expert::{
     expert_layer,
 };
 pub use load::{LoadProgress, load};
-pub use model::{Encoded, Model, ModelInput, ModelOutput};
+pub use model::{Model, ModelInput, ModelOutput};
 pub use prefix::{CameraInput, Prefix, PrefixLayout};
 pub use rotary::RotaryTable;
 pub use site::{Observer, Silent, Site, Stage};

@@ -63,13 +63,13 @@ pub struct ModelOutput {
 
 /// The image tokens of some consecutive cameras that were encoded as one batch.
 #[derive(Debug)]
-pub struct Encoded<T> {
+struct Encoded<T> {
     /// `[cameras·batch·tokens, text width]`, camera by camera.
-    pub tokens: T,
+    tokens: T,
     /// Tokens of one image.
-    pub tokens_per_image: usize,
+    tokens_per_image: usize,
     /// Cameras in it.
-    pub cameras: usize,
+    cameras: usize,
 }
 
 impl<B: Backend> Model<B> {
@@ -81,6 +81,11 @@ impl<B: Backend> Model<B> {
     /// The model's sizes.
     pub fn architecture(&self) -> &Architecture {
         &self.architecture
+    }
+
+    /// How many language-model layers there are: those up to the last that the expert reads.
+    pub fn text_layers(&self) -> usize {
+        self.text.len()
     }
 
     /// From processed observations to normalised actions.

@@ -25,7 +25,8 @@ pub enum PrefixLayout {
     /// instruction, `prefix_length`. Valid tokens get the values they have with padding, because masked keys
     /// have weight zero and padding does not advance positions.
     Packed,
-    /// They stay, as in LeRobot, so that shapes do not depend on the instruction.
+    /// They stay, as in LeRobot: with `pad_language_to: max_length` and the same cameras, shapes are the same for
+    /// every instruction.
     Padded,
 }
 

@@ -100,13 +100,18 @@ impl Patches {
 /// Which position embedding each patch of a `side × side` image takes, row by row, from a table made for
 /// `table_side × table_side` patches.
 ///
-/// Follows SmolVLM's bucketing of fractional coordinates in f32; for `side == table_side` it is `0, 1, 2, …`.
+/// Follows SmolVLM's bucketing of fractional coordinates in f32 where the table's boundaries are exact in f32,
+/// as those of the published model are (32 a side). For tables whose side is no power of two, torch's own
+/// boundaries depend on the processor's vector width, and so do LeRobot's ids; exact fractions are taken then.
 pub fn position_ids(side: usize, table_side: usize) -> Vec<usize> {
     let step = 1.0 / side as f32;
-    let boundaries: Vec<f32> = (1..table_side).map(|k| (k as f64 / table_side as f64) as f32).collect();
     let bucket = |index: usize| {
-        let coordinate = (index as f32 * step).min((1.0 - 1e-6_f64) as f32);
-        boundaries.iter().filter(|&&boundary| boundary <= coordinate).count()
+        if table_side.is_power_of_two() {
+            let coordinate = (index as f32 * step).min((1.0 - 1e-6_f64) as f32);
+            (coordinate * table_side as f32) as usize
+        } else {
+            index * table_side / side
+        }
     };
     let buckets: Vec<usize> = (0..side).map(bucket).collect();
     buckets.iter().flat_map(|row| buckets.iter().map(move |column| row * table_side + column)).collect()
@@ -130,7 +135,7 @@ mod tests {
 
     #[test]
     fn position_ids_of_the_table_size_count_up() {
-        for side in [1, 2, 8, 32] {
+        for side in [1, 2, 8, 27, 32, 40] {
             assert_eq!(position_ids(side, side), (0..side * side).collect::<Vec<_>>(), "side {side}");
         }
     }
@@ -139,6 +144,15 @@ mod tests {
     fn position_ids_of_a_smaller_image_are_spread_over_the_table() {
         // 2 patches a side: coordinates 0 and 0.5 fall into buckets 0 and 4 of 8.
         assert_eq!(position_ids(2, 8), [0, 4, 32, 36]);
+    }
+
+    #[test]
+    fn position_ids_round_as_torch_does() {
+        // transformers' bucketing, run in torch 2.11; with 82 patches, 41 of them is half a table and rounds below it.
+        let row = |side: usize| position_ids(side, 32)[..side].to_vec();
+        assert_eq!(row(12), [0, 2, 5, 8, 10, 13, 16, 18, 21, 24, 26, 29]);
+        assert_eq!(row(48), (0..48).map(|index| index * 2 / 3).collect::<Vec<_>>());
+        assert_eq!(row(82)[41], 15);
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub use smolvla::{PolicyOptions, SmolVla};
 
 use crate::backend::{Capabilities, Precision};
 use crate::error::Result;
-use crate::graph::Observer;
+use crate::graph::{Observer, Silent};
 use crate::processor::Image;
 
 /// What the robot sees and is asked to do at one moment.
@@ -45,7 +45,7 @@ pub struct ChunkRequest {
 pub struct PolicyInfo {
     /// The backend and the device that run it.
     pub capabilities: Capabilities,
-    /// The precision the linear layers really have.
+    /// The precision of the linear layers; a backend that prepares another one is refused.
     pub precision: Precision,
     /// Names of the cameras the policy knows, in its order.
     pub cameras: Vec<String>,
@@ -93,6 +93,14 @@ pub trait Policy: Send {
         request: &ChunkRequest,
         observer: &mut dyn Observer,
     ) -> Result<ActionChunk>;
+
+    /// [`Policy::predict_action_chunk`] with the policy's own noise and number of steps, unwatched.
+    ///
+    /// # Errors
+    /// As there.
+    fn predict(&mut self, observations: &[Observation]) -> Result<ActionChunk> {
+        self.predict_action_chunk(observations, &ChunkRequest::default(), &mut Silent)
+    }
 
     /// The next action for each observation of the batch, in the units of [`PolicyInfo::units`].
     ///

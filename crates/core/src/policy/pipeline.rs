@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{ActionUnits, Observation};
-use crate::config::{Architecture, FeatureType, PolicyConfig};
+use crate::config::{Architecture, PolicyConfig};
 use crate::error::{Error, Result};
 use crate::graph::{CameraInput, ModelInput, PrefixLayout};
 use crate::processor::{CameraMap, Normalizer, TextSettings, Tokenizer, aloha, prepare_image};
@@ -70,19 +70,14 @@ impl Pipeline {
     ) -> Result<Self> {
         let config_error =
             |key: &str, reason: String| Error::Config { file: file.clone(), key: key.to_owned(), reason };
-        let cameras = cameras(&config);
+        let cameras: Vec<String> = config.cameras().map(str::to_owned).collect();
         if cameras.is_empty() {
             return Err(config_error(
                 "input_features",
                 "has no VISUAL feature; a policy needs a camera".into(),
             ));
         }
-        let state_dim = width(&config.input_features, FeatureType::State).ok_or_else(|| {
-            config_error("input_features", "has no STATE feature with a one-dimensional shape".into())
-        })?;
-        let action_dim = width(&config.output_features, FeatureType::Action).ok_or_else(|| {
-            config_error("output_features", "has no ACTION feature with a one-dimensional shape".into())
-        })?;
+        let (state_dim, action_dim) = (config.state_dim(), config.action_dim());
         for (key, dim, limit_key, limit) in [
             ("input_features", state_dim, "max_state_dim", config.max_state_dim),
             ("output_features", action_dim, "max_action_dim", config.max_action_dim),
@@ -245,6 +240,16 @@ impl Pipeline {
         if self.config.adapt_to_pi_aloha {
             aloha::decode_state(&mut state)?;
         }
+        if let Some(joint) = state.iter().position(|v| !v.is_finite()) {
+            return Err(Error::input(
+                "state",
+                format!(
+                    "number {joint} of observation {index} is {}, which normalises to {}; it is far outside the \
+                     training data",
+                    observation.state[joint], state[joint]
+                ),
+            ));
+        }
         state.resize(self.config.max_state_dim, 0.0);
         Ok(state)
     }
@@ -353,32 +358,6 @@ impl Sizes {
     /// Whether an image of this side is a whole number of tokens wide.
     fn fits(self, side: usize) -> bool {
         side > 0 && side.is_multiple_of(self.patch * self.scale)
-    }
-}
-
-/// Names of the cameras in the order of the configuration. `empty_camera_{i}` features are those LeRobot adds
-/// for `empty_cameras`.
-pub(super) fn cameras(config: &PolicyConfig) -> Vec<String> {
-    let mut cameras: Vec<String> = config
-        .input_features
-        .iter()
-        .filter(|(_, feature)| feature.kind == FeatureType::Visual)
-        .map(|(name, _)| name.clone())
-        .collect();
-    for index in 0..config.empty_cameras {
-        let name = format!("observation.images.empty_camera_{index}");
-        if !cameras.contains(&name) {
-            cameras.push(name);
-        }
-    }
-    cameras
-}
-
-fn width(features: &[(String, crate::config::Feature)], kind: FeatureType) -> Option<usize> {
-    let (_, feature) = features.iter().find(|(_, feature)| feature.kind == kind)?;
-    match feature.shape[..] {
-        [width] if width > 0 => Some(width),
-        _ => None,
     }
 }
 

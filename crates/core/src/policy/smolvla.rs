@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::pipeline::{Normalizers, cameras};
+use super::pipeline::Normalizers;
 use super::{
     ActionChunk, ActionUnits, ChunkRequest, Noise, Observation, Pipeline, Policy, PolicyInfo, StageTiming,
 };
@@ -12,8 +12,15 @@ use crate::checked::Checked;
 use crate::checkpoint::Checkpoint;
 use crate::config::{FeatureType, ImageSpecialTokens, NormalizationMode};
 use crate::error::{Error, Result};
-use crate::graph::{LoadProgress, Model, Observer, PrefixLayout, Silent, load};
+use crate::graph::{LoadProgress, Model, Observer, PrefixLayout, load};
 use crate::processor::{CameraMap, Normalizer, Tokenizer};
+
+/// LeRobot's names of the features that are not images.
+const STATE: &str = "observation.state";
+const ACTION: &str = "action";
+
+/// More Euler steps than this are a mistake: error falls with their number, and ten are usual.
+const MAX_STEPS: usize = 1000;
 
 /// SmolVLA on one backend.
 ///
@@ -79,6 +86,14 @@ impl<B: Backend> SmolVla<B> {
             architecture.image_special_tokens =
                 Some(image_special_tokens(&tokenizer, architecture.text.vocab)?);
         }
+        notices.extend(tokenizer.notice().map(str::to_owned));
+        let table_side = architecture.vision.image_size / architecture.vision.patch_size;
+        if !table_side.is_power_of_two() {
+            notices.push(format!(
+                "the vision tower has {table_side} × {table_side} positions; where LeRobot's choice among them depends \
+                 on rounding, exact fractions are used"
+            ));
+        }
         let text = tokenizer.settings(checkpoint.processors.max_length, checkpoint.processors.padding)?;
         let camera_map = CameraMap::from_rename_map(checkpoint.processors.rename_map.clone())
             .overridden_by(options.cameras.clone());
@@ -104,6 +119,14 @@ impl<B: Backend> SmolVla<B> {
                     .to_owned(),
             );
         }
+        tracing::info!(
+            backend = capabilities.backend,
+            precision = %options.precision,
+            ?layout,
+            text_layers = model.text_layers(),
+            "policy loaded from {}",
+            checkpoint.folder.display()
+        );
         let info = PolicyInfo {
             precision: options.precision,
             capabilities,
@@ -161,14 +184,18 @@ impl<B: Backend> Policy for SmolVla<B> {
     ) -> Result<ActionChunk> {
         let started = Instant::now();
         let steps = request.steps.unwrap_or(self.info.num_steps);
-        if steps == 0 {
-            return Err(Error::input("num_steps", "0; denoising takes at least one step"));
+        if steps == 0 || steps > MAX_STEPS {
+            return Err(Error::input(
+                "num_steps",
+                format!("{steps}; expected 1 to {MAX_STEPS} denoising steps"),
+            ));
         }
         let noise = self.noise(request.noise.clone(), observations.len())?;
         let (input, notices) = self.pipeline.process(observations, noise, steps, self.layout)?;
         let mut timings = vec![StageTiming { stage: "preprocess", elapsed: started.elapsed() }];
 
         let output = self.model.run(&input, observer)?;
+        tracing::debug!(prefix_tokens = output.prefix_tokens, timings = ?output.timings, "chunk predicted");
         timings.extend(
             output
                 .timings
@@ -215,7 +242,7 @@ impl<B: Backend> Policy for SmolVla<B> {
             ));
         }
         if self.queue.is_empty() {
-            let chunk = self.predict_action_chunk(observations, &ChunkRequest::default(), &mut Silent)?;
+            let chunk = self.predict(observations)?;
             for notice in &chunk.notices {
                 tracing::warn!("{notice}");
             }
@@ -230,46 +257,37 @@ impl<B: Backend> Policy for SmolVla<B> {
 }
 
 fn normalizers(checkpoint: &Checkpoint) -> Result<Normalizers> {
-    let config = &checkpoint.config;
-    let processors = &checkpoint.processors;
     let mode = |kind| checkpoint.normalization_mode(kind);
+    let normalizes_images = mode(FeatureType::Visual) != NormalizationMode::Identity;
     let Some(statistics) = &checkpoint.statistics else {
+        if normalizes_images {
+            return Err(Error::Config {
+                file: checkpoint.config_file(),
+                key: "normalization_mapping.VISUAL".to_owned(),
+                reason: "images are normalised, which needs the statistics that raw actions leave out"
+                    .to_owned(),
+            });
+        }
         return Ok(Normalizers {
             images: Vec::new(),
-            state: Normalizer::identity("observation.state"),
-            action: Normalizer::identity("action"),
+            state: Normalizer::identity(STATE),
+            action: Normalizer::identity(ACTION),
             units: ActionUnits::Normalized,
         });
     };
     let normalizer = |feature: &str, kind| {
-        Normalizer::new(feature, mode(kind), &statistics.feature(feature), processors.eps, &statistics.file)
+        let eps = checkpoint.processors.eps;
+        Normalizer::new(feature, mode(kind), &statistics.feature(feature), eps, &statistics.file)
     };
-    let name = |features: &[(String, crate::config::Feature)], kind, default: &str| {
-        let found = features.iter().find(|(_, feature)| feature.kind == kind);
-        found.map_or_else(|| default.to_owned(), |(name, _)| name.clone())
-    };
-    let images = if mode(FeatureType::Visual) == NormalizationMode::Identity {
-        Vec::new()
-    } else {
-        cameras(config)
-            .iter()
-            .map(|camera| {
-                // The cameras LeRobot adds for `empty_cameras` have no statistics; only black goes through.
-                let added = camera.starts_with("observation.images.empty_camera_");
-                (!added).then(|| normalizer(camera, FeatureType::Visual)).transpose()
-            })
-            .collect::<Result<_>>()?
+    let image = |camera: &str| {
+        // The cameras LeRobot adds for `empty_cameras` have no statistics; only black goes through.
+        let added = camera.starts_with("observation.images.empty_camera_");
+        (normalizes_images && !added).then(|| normalizer(camera, FeatureType::Visual)).transpose()
     };
     Ok(Normalizers {
-        images,
-        state: normalizer(
-            &name(&config.input_features, FeatureType::State, "observation.state"),
-            FeatureType::State,
-        )?,
-        action: normalizer(
-            &name(&config.output_features, FeatureType::Action, "action"),
-            FeatureType::Action,
-        )?,
+        images: checkpoint.config.cameras().map(image).collect::<Result<_>>()?,
+        state: normalizer(STATE, FeatureType::State)?,
+        action: normalizer(ACTION, FeatureType::Action)?,
         units: ActionUnits::Dataset,
     })
 }

@@ -65,27 +65,29 @@ impl CameraMap {
 
     /// The policy's name for camera `name`, which must be one of `cameras`.
     ///
-    /// A bare `camera1` also finds `observation.images.camera1`.
+    /// A bare `camera1` also finds `observation.images.camera1` and, as older checkpoints call it,
+    /// `observation.camera1`; the exact name comes first.
     ///
     /// # Errors
     /// [`Error::Input`] naming the policy's cameras when it has no such one.
     pub fn resolve<'a, S: AsRef<str>>(&self, name: &str, cameras: &'a [S]) -> Result<&'a str> {
-        let prefixed = |name: &str| format!("observation.images.{name}");
-        let target = self.renames.get(name).or_else(|| self.renames.get(&prefixed(name)));
+        let spellings = |name: &str| {
+            [name.to_owned(), format!("observation.images.{name}"), format!("observation.{name}")]
+        };
+        let target = spellings(name).iter().find_map(|name| self.renames.get(name));
         let wanted = target.map_or(name, String::as_str);
-        let full = prefixed(wanted);
-        let mut known = cameras.iter().map(AsRef::as_ref);
-        known.find(|camera| *camera == wanted || *camera == full).ok_or_else(|| {
+        let known = |name: &String| cameras.iter().map(AsRef::as_ref).find(|camera| camera == name);
+        spellings(wanted).iter().find_map(known).ok_or_else(|| {
             let list: Vec<_> = cameras.iter().map(AsRef::as_ref).collect();
             let what = match target {
                 Some(target) => {
-                    format!("camera `{name}` is mapped to `{target}`, which this policy does not have")
+                    format!("`{name}` is mapped to `{target}`, which this policy does not have")
                 }
                 None => format!("this policy has no camera `{name}`"),
             };
             Error::input(
                 "camera",
-                format!("{what}; its cameras are {}. Rename one with {name}=FEATURE", list.join(", ")),
+                format!("{what}; its cameras are {}; rename one with a camera map", list.join(", ")),
             )
         })
     }
@@ -110,6 +112,16 @@ mod tests {
         let map = CameraMap::parse(["wrist=camera2"]).unwrap();
         assert_eq!(map.resolve("camera1", &CAMERAS).unwrap(), CAMERAS[0]);
         assert_eq!(map.resolve("wrist", &CAMERAS).unwrap(), CAMERAS[1]);
+    }
+
+    #[test]
+    fn bare_name_finds_the_features_of_older_checkpoints() {
+        let cameras = ["observation.image", "observation.image2", "observation.images.image2"];
+        let map = CameraMap::from_rename_map([("observation.top", "observation.image")]);
+        assert_eq!(map.resolve("image", &cameras).unwrap(), "observation.image");
+        assert_eq!(map.resolve("image2", &cameras).unwrap(), "observation.images.image2");
+        assert_eq!(map.resolve("image2", &cameras[..2]).unwrap(), "observation.image2");
+        assert_eq!(map.resolve("top", &cameras).unwrap(), "observation.image");
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Camera images: decoding, resizing and padding.
 
-use std::fs;
 use std::io::Cursor;
 use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
 use super::Normalizer;
+use crate::config::files::{LARGEST_IMAGE, read_limited};
 use crate::{Error, Result};
 
 /// More pixels than any robot's camera delivers; a decoder asked for more is being attacked or fed garbage.
@@ -55,12 +55,11 @@ impl Image {
     /// The EXIF orientation is applied.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read; [`Error::Image`] when it is neither PNG nor JPEG, broken,
+    /// [`Error::Io`] when the file cannot be read or has more than 256 MiB; [`Error::Image`] when it is neither PNG nor JPEG, broken,
     /// cut short, or larger than a hundred million pixels.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let bytes =
-            fs::read(path).map_err(|source| Error::Io { action: "read", path: path.into(), source })?;
+        let bytes = read_limited(path, LARGEST_IMAGE)?;
         Self::decode(path.display().to_string(), &bytes)
     }
 

@@ -1,13 +1,17 @@
 //! Instructions to token ids.
 
+use std::io;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use serde_json::Value;
 use tokenizers::{PostProcessor, TruncationDirection};
 
-use crate::config::LanguagePadding;
+use crate::config::files::{LARGEST_TOKENIZER, read_limited};
+use crate::config::{LanguagePadding, json};
 use crate::{Error, Result};
+
+/// The padding token of the published vision-language model's tokenizer, which truncates on the left.
+const SMOLVLM2_PADDING: &str = "<|im_end|>";
 
 const SUPPLY: &str = "supply the tokenizer.json (and tokenizer_config.json) of the policy's vision-language \
                       model, for the published policies that of HuggingFaceTB/SmolVLM2-500M-Video-Instruct";
@@ -30,6 +34,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     pad_id: Option<u32>,
     truncation_left: bool,
+    notice: Option<String>,
 }
 
 /// How instructions become rows of equal length.
@@ -69,6 +74,10 @@ impl Tokenizer {
     /// Reads `tokenizer.json` (`path`, or in the folder `path`) and, beside it, the optional
     /// `tokenizer_config.json` for the padding token and the side that truncation cuts.
     ///
+    /// Without the second file, what `tokenizer.json` does not say itself is as SmolVLM2 has it: rows are padded
+    /// with `<|im_end|>`, where the vocabulary has it, and truncation cuts the left side. See
+    /// [`Tokenizer::notice`].
+    ///
     /// # Errors
     /// [`Error::Tokenizer`] when the file is absent or not a tokenizer, or its padding token is not in the
     /// vocabulary; [`Error::Io`] and [`Error::Config`] when the second file cannot be read or understood.
@@ -76,32 +85,52 @@ impl Tokenizer {
         let path = path.as_ref();
         let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
         let refuse = |reason| Error::Tokenizer { file: file.clone(), reason };
-        let bytes = fs::read(&file).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => refuse(format!("not found; {SUPPLY}")),
-            _ => refuse(format!("cannot be read: {error}")),
+        let bytes = read_limited(&file, LARGEST_TOKENIZER).map_err(|error| match error {
+            Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                refuse(format!("not found; {SUPPLY}"))
+            }
+            Error::Io { source, .. } => refuse(format!("cannot be read: {source}")),
+            other => other,
         })?;
         let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
             .map_err(|error| refuse(format!("is not a tokenizer ({error}); {SUPPLY}")))?;
 
-        let config = Config::beside(&file)?;
+        let found = Config::beside(&file)?;
+        let notice = found.is_none().then(|| {
+            format!(
+                "no tokenizer_config.json beside {}: what it does not say itself is as SmolVLM2's, padding with \
+                 {SMOLVLM2_PADDING} and truncation on the left",
+                file.display()
+            )
+        });
+        let config = found.unwrap_or_default();
         let side = config.truncation_side.or_else(|| inner.get_truncation().map(|t| t.direction));
         let pad_token = config.pad_token.or_else(|| inner.get_padding().map(|p| p.pad_token.clone()));
         let pad_id = match pad_token {
             Some(token) => Some(inner.token_to_id(&token).ok_or_else(|| {
                 refuse(format!("its padding token `{token}` is not in its vocabulary; {SUPPLY}"))
             })?),
+            None if notice.is_some() => inner.token_to_id(SMOLVLM2_PADDING),
             None => None,
         };
         // Both are done here, where the settings of the policy are known.
         inner.with_truncation(None).map_err(|error| refuse(error.to_string()))?;
         inner.with_padding(None);
-        let truncation_left = matches!(side, Some(TruncationDirection::Left));
-        Ok(Self { file, inner, pad_id, truncation_left })
+        let truncation_left = match side {
+            Some(side) => matches!(side, TruncationDirection::Left),
+            None => notice.is_some(),
+        };
+        Ok(Self { file, inner, pad_id, truncation_left, notice })
     }
 
     /// The file it was read from.
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// What a user should know about it: that its `tokenizer_config.json` is absent, and what applies instead.
+    pub fn notice(&self) -> Option<&str> {
+        self.notice.as_deref()
     }
 
     /// The id of a token of the vocabulary, such as `<fake_token_around_image>`.
@@ -217,17 +246,14 @@ struct Config {
 }
 
 impl Config {
-    fn beside(tokenizer: &Path) -> Result<Self> {
+    /// `None` where there is no such file.
+    fn beside(tokenizer: &Path) -> Result<Option<Self>> {
         let file = tokenizer.with_file_name("tokenizer_config.json");
-        let bytes = match fs::read(&file) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(source) => return Err(Error::Io { action: "read", path: file, source }),
+        let json = match json::read(&file) {
+            Ok(json) => json,
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
         };
-        let json: Value = serde_json::from_slice(&bytes).map_err(|error| Error::Corrupt {
-            file: file.clone(),
-            reason: format!("is not JSON: {error}"),
-        })?;
         let refuse =
             |key: &str, reason: String| Error::Config { file: file.clone(), key: key.into(), reason };
         let truncation_side = match json.get("truncation_side") {
@@ -248,7 +274,7 @@ impl Config {
                 None => return Err(refuse("pad_token", format!("{token}; expected a token's text"))),
             },
         };
-        Ok(Self { truncation_side, pad_token })
+        Ok(Some(Self { truncation_side, pad_token }))
     }
 }
 
@@ -263,6 +289,8 @@ fn excerpt(task: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use tempfile::TempDir;
 
     use super::*;
@@ -396,6 +424,22 @@ mod tests {
     }
 
     #[test]
+    fn lone_tokenizer_pads_and_truncates_as_the_published_one_with_a_notice() {
+        let folder = write_tokenizer(None);
+        let alone = Tokenizer::from_file(folder.path()).unwrap();
+        let settings = alone.settings(4, LanguagePadding::MaxLength).unwrap();
+        assert_eq!((settings.pad_id, settings.truncation_left), (1, true));
+        let notice = alone.notice().unwrap();
+        assert!(
+            notice.contains("no tokenizer_config.json beside") && notice.contains("<|im_end|>"),
+            "{notice}"
+        );
+
+        let folder = write_tokenizer(Some(CONFIG));
+        assert_eq!(Tokenizer::from_file(folder.path()).unwrap().notice(), None);
+    }
+
+    #[test]
     fn unusable_tokenizers_say_what_to_supply() {
         let empty = tempfile::tempdir().unwrap();
         let message = Tokenizer::from_file(empty.path()).unwrap_err().to_string();
@@ -404,7 +448,7 @@ mod tests {
         let message = Tokenizer::from_file(empty.path()).unwrap_err().to_string();
         assert!(message.contains("is not a tokenizer"), "{message}");
 
-        let unpadded = write_tokenizer(None);
+        let unpadded = write_tokenizer(Some("{}"));
         let tokenizer = Tokenizer::from_file(unpadded.path()).unwrap();
         let message = tokenizer.settings(48, LanguagePadding::Longest).unwrap_err().to_string();
         assert!(message.contains("names no padding token"), "{message}");
