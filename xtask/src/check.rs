@@ -14,12 +14,13 @@ pub(crate) struct Arguments {
     pub(crate) package: Vec<String>,
 }
 
-/// Stops at the first check that fails.
-pub(crate) fn run(arguments: &Arguments) -> Result {
+/// Stops at the first check that fails. Returns what could not be checked here, for the summary to repeat.
+pub(crate) fn run(arguments: &Arguments) -> Result<Vec<&'static str>> {
     let packages = selection(&arguments.package);
+    let mut unchecked = Vec::new();
     if arguments.package.is_empty() {
         command::run(&mut cargo(["fmt", "--all", "--check"]))?;
-        dependencies()?;
+        unchecked.extend(dependencies()?);
     } else {
         command::run(cargo(["fmt", "--check"]).args(&packages))?;
     }
@@ -40,7 +41,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result {
         cargo(["doc", "--release", "--locked", "--no-deps", "--all-features"])
             .args(&packages)
             .env("RUSTDOCFLAGS", "--deny warnings"),
-    )
+    )?;
+    for what in &unchecked {
+        eprintln!("xtask: NOT CHECKED: {what}");
+    }
+    Ok(unchecked)
 }
 
 /// The packages named, or all, as cargo takes them.
@@ -52,26 +57,17 @@ pub(crate) fn selection(packages: &[String]) -> Vec<&str> {
 }
 
 /// Licences, sources and bans of every dependency; advisories where their database can be had.
-fn dependencies() -> Result {
+fn dependencies() -> Result<Option<&'static str>> {
     if !setup::cargo_deny_is_there() {
         return Err("cargo-deny 0.20 is missing: run `cargo xtask setup`".to_owned());
     }
     // Only errors: duplicate versions, which are warnings, are for `cargo deny check bans` to list.
     command::run(&mut cargo(["deny", "--log-level", "error", "check", "licenses", "bans", "sources"]))?;
     if succeeds(&mut cargo(["deny", "fetch", "db"])) {
-        return command::run(&mut cargo([
-            "deny",
-            "--log-level",
-            "error",
-            "check",
-            "--disable-fetch",
-            "advisories",
-        ]));
+        command::run(&mut cargo(["deny", "--log-level", "error", "check", "--disable-fetch", "advisories"]))?;
+        return Ok(None);
     }
-    eprintln!(
-        "xtask: NOT CHECKED: security advisories (their database could not be fetched from github.com)"
-    );
-    Ok(())
+    Ok(Some("security advisories (their database could not be fetched from github.com)"))
 }
 
 #[cfg(test)]

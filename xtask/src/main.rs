@@ -48,7 +48,7 @@ fn main() -> ExitCode {
 fn perform(task: Task) -> Result<ExitCode> {
     match task {
         Task::Setup => setup::run()?,
-        Task::Check(arguments) => check::run(&arguments)?,
+        Task::Check(arguments) => drop(check::run(&arguments)?),
         Task::Test(arguments) => return test::run(&arguments),
         Task::Golden(arguments) => golden::run(&arguments)?,
     }

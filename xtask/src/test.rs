@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything continuous integration asks of a change.
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use crate::Result;
 use crate::command::{cargo, run_watched};
@@ -19,9 +20,11 @@ pub(crate) struct Arguments {
 /// Fails where a check or a test fails, and where a test is skipped without a reason. Once tests have run, the last
 /// line printed is `N passed, N failed, N skipped`, whatever came of them.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let started = Instant::now();
+    let mut unchecked = Vec::new();
     if !arguments.tests_only {
         setup::run()?;
-        check::run(&arguments.check)?;
+        unchecked = check::run(&arguments.check)?;
     }
     let mut tally = Tally::default();
     let status = run_watched(
@@ -38,6 +41,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if !status.success() && tally.failed() == 0 {
         tally.fail("cargo test", &format!("ended with {status} though no test failed"));
     }
-    println!("\n{tally}");
+    println!();
+    for what in unchecked {
+        println!("not checked: {what}");
+    }
+    println!("took {} minutes", started.elapsed().as_secs().div_ceil(60));
+    println!("{tally}");
     Ok(if tally.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
