@@ -36,9 +36,9 @@
 //! |---|---|---|
 //! | `cpu` | yes | the CPU backend |
 //! | `hub` | yes | checkpoints and tokenizers from the Hugging Face Hub |
-//! | `wgpu` | | the GPU backend (not built yet: it links and refuses to open) |
-//! | `tt` | | the Tenstorrent backend (not built yet) |
-//! | `fpga` | | the AMD Alveo U280 backend (not built yet) |
+//! | `wgpu` | | the GPU backend (planned, not written yet: it links and refuses to open) |
+//! | `tt` | | the Tenstorrent backend (planned) |
+//! | `fpga` | | the AMD Alveo U280 backend (planned) |
 #![forbid(unsafe_code)]
 
 mod device;

@@ -10,6 +10,9 @@ use smolvla_core::{Error, Result};
 
 use crate::Device;
 
+/// What the address of a repository's page on the Hub begins with.
+const HUB_PAGE: &str = "https://huggingface.co/";
+
 /// Where a checkpoint is.
 ///
 /// ```
@@ -113,24 +116,39 @@ pub fn open(
         }
         result => result?,
     };
+    tracing::info!(
+        config = %checkpoint.config_file().display(),
+        weights = %checkpoint.weights.path().display(),
+        "checkpoint opened"
+    );
     if let Err(missing) = checkpoint.tokenizer() {
         let name = checkpoint.tokenizer_source().to_owned();
         let vlm = fetch_vlm(&name, options, progress).ok_or(missing)?;
         checkpoint.set_tokenizer(&vlm.map_err(|error| no_tokenizer(&folder, &error))?);
     }
+    let statistics = checkpoint.statistics.as_ref();
+    tracing::info!(
+        statistics = statistics.map_or("none", |chosen| chosen.group.as_deref().unwrap_or("any robot")),
+        tokenizer = %checkpoint.tokenizer()?.display(),
+        "processors chosen"
+    );
     Ok(checkpoint)
 }
 
 impl CheckpointSource {
     /// What `text` names: a folder if there is one, else a repository if it looks like `owner/name` or
-    /// `owner/name@revision`, else a folder that is missing.
+    /// `owner/name@revision`, alone or after `https://huggingface.co/`, else a folder that is missing.
     pub fn parse(text: &str) -> Self {
         if Path::new(text).exists() {
             return Self::Folder(text.into());
         }
-        let (repo, revision) = match text.split_once('@') {
-            Some((repo, revision)) if !revision.is_empty() => (repo, Some(revision.to_owned())),
-            _ => (text, None),
+        let page = text.strip_prefix(HUB_PAGE).map(|page| page.trim_end_matches('/'));
+        let (repo, revision) = match page.unwrap_or(text).split_once('@') {
+            Some((repo, revision)) if !revision.is_empty() && !revision.contains('@') => {
+                (repo, Some(revision.to_owned()))
+            }
+            Some(_) => return Self::Folder(text.into()),
+            None => (page.unwrap_or(text), None),
         };
         if is_repository(repo) {
             Self::Hub { repo: repo.to_owned(), revision }
@@ -255,14 +273,29 @@ mod tests {
 
     #[test]
     fn source_tells_repositories_from_paths() {
-        for path in
-            ["policy", "./a/b/c", "../policy", "/policy", "a/b/c", "~/policy", "a b/c", "", "a/", "@", "a@b"]
-        {
+        for path in [
+            "policy",
+            "./a/b/c",
+            "../policy",
+            "/policy",
+            "a/b/c",
+            "~/policy",
+            "a b/c",
+            "",
+            "a/",
+            "@",
+            "a@b",
+            "a/b@c@d",
+            "a/b@",
+            "https://huggingface.co/a",
+        ] {
             assert_eq!(CheckpointSource::parse(path), CheckpointSource::Folder(path.into()), "{path}");
         }
         let expected =
             CheckpointSource::Hub { repo: "owner/policy-2.0".into(), revision: Some("a/b".into()) };
         assert_eq!(CheckpointSource::parse("owner/policy-2.0@a/b"), expected);
+        let expected = CheckpointSource::Hub { repo: "owner/policy".into(), revision: None };
+        assert_eq!(CheckpointSource::parse("https://huggingface.co/owner/policy/"), expected);
     }
 
     #[test]

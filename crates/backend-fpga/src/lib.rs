@@ -1,8 +1,8 @@
 //! SmolVLA on the AMD Alveo U280.
 //!
-//! Planned, not written yet: this crate holds the backend's name and place, and [`open`] refuses. It will open the card
-//! through XRT, loaded at run time, or a functional model of the accelerator or a simulation of its
-//! SystemVerilog where there is no card.
+//! Planned, not written yet: this crate holds the backend's name and place, and [`open`] refuses. It will
+//! open the card through XRT, loaded at run time, or a functional model of the accelerator or a simulation of
+//! its SystemVerilog where there is no card.
 #![forbid(unsafe_code)]
 
 use std::convert::Infallible;

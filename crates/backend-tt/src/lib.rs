@@ -1,8 +1,8 @@
 //! SmolVLA on Tenstorrent Blackhole.
 //!
-//! Planned, not written yet: this crate holds the backend's name and place, and [`open`] refuses. It will open a Blackhole
-//! card through its PJRT library, loaded at run time, or a bit-exact emulator of its number formats where
-//! there is no card.
+//! Planned, not written yet: this crate holds the backend's name and place, and [`open`] refuses. It will
+//! open a Blackhole card through its PJRT library, loaded at run time, or a bit-exact emulator of its number
+//! formats where there is no card.
 #![forbid(unsafe_code)]
 
 use std::convert::Infallible;

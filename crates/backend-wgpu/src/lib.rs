@@ -1,7 +1,7 @@
 //! SmolVLA on GPUs (Vulkan, Metal, DirectX 12) through Burn's wgpu tensors.
 //!
-//! Planned, not written yet: this crate holds the backend's name and place, and [`open`] refuses. It will open a wgpu
-//! adapter and run the graph on it through the same Burn tensors that the CPU backend uses.
+//! Planned, not written yet: this crate holds the backend's name and place, and [`open`] refuses. It will
+//! open a wgpu adapter and run the graph on it through the same Burn tensors that the CPU backend uses.
 #![forbid(unsafe_code)]
 
 use std::convert::Infallible;

@@ -421,6 +421,7 @@ fn check_source<B: Backend>(op: &Op<'_, B>, source: &LinearSource<'_>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::{GatedMlp, Heads, TextOutput};
     use crate::reference::{HostMatrix, Reference};
     use crate::weights::{StorageType, TensorView};
 
@@ -517,5 +518,117 @@ mod tests {
         let error = BACKEND.prepare_linear(&source(vec![view], vec![]), Precision::Int8).unwrap_err();
         assert_eq!(error.kind, BackendErrorKind::Unsupported);
         assert!(error.to_string().contains("precision int8 is not supported; choose f32"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_result_inside_a_composed_layer_is_caught() {
+        let bytes = [0_u8; 4 * 12 * 4];
+        let linear = |rows, cols| {
+            let view = TensorView::new(StorageType::F32, rows, cols, &bytes[..rows * cols * 4]).unwrap();
+            BACKEND.prepare_linear(&source(vec![view], vec![]), Precision::F32).unwrap()
+        };
+        let mlp = GatedMlp { norm: zeros(1, 4), gate_up: linear(8, 4), down: linear(4, 4), eps: 1e-5 };
+        let layer = TextLayer {
+            norm: zeros(1, 4),
+            qkv: linear(12, 4),
+            output: Some(TextOutput { projection: linear(4, 4), mlp }),
+            heads: Heads { query: 1, kv: 1, dim: 4 },
+            eps: 1e-5,
+        };
+        let mask = BACKEND.upload_mask(&[true; 9], 1, 3, 3).unwrap();
+        let (x, table) = (zeros(3, 4), zeros(3, 2));
+        let error = Checked::new(Lying).text_layer(&layer, &x, &table, &table, &mask).unwrap_err();
+        assert_eq!(error.to_string(), "reference: silu_mul: returned [2, 4], expected [3, 4]");
+    }
+
+    /// The reference, but for a `silu_mul` that loses a row.
+    struct Lying;
+
+    impl Backend for Lying {
+        type Tensor = HostMatrix;
+        type Linear = <Reference as Backend>::Linear;
+        type Table = <Reference as Backend>::Table;
+        type Mask = <Reference as Backend>::Mask;
+
+        fn capabilities(&self) -> Capabilities {
+            Reference.capabilities()
+        }
+        fn prepare_linear(&self, s: &LinearSource<'_>, p: Precision) -> Result<Self::Linear, BackendError> {
+            Reference.prepare_linear(s, p)
+        }
+        fn prepare_table(&self, s: &LinearSource<'_>) -> Result<Self::Table, BackendError> {
+            Reference.prepare_table(s)
+        }
+        fn upload(&self, v: &[f32], rows: usize, cols: usize) -> Result<HostMatrix, BackendError> {
+            Reference.upload(v, rows, cols)
+        }
+        fn upload_mask(&self, a: &[bool], b: usize, q: usize, k: usize) -> Result<Self::Mask, BackendError> {
+            Reference.upload_mask(a, b, q, k)
+        }
+        fn download(&self, x: &HostMatrix) -> Result<Vec<f32>, BackendError> {
+            Reference.download(x)
+        }
+        fn synchronize(&self) -> Result<(), BackendError> {
+            Reference.synchronize()
+        }
+        fn linear(
+            &self,
+            x: &HostMatrix,
+            w: &Self::Linear,
+            e: Epilogue<'_, HostMatrix>,
+        ) -> Result<HostMatrix, BackendError> {
+            Reference.linear(x, w, e)
+        }
+        fn layer_norm(
+            &self,
+            x: &HostMatrix,
+            g: &HostMatrix,
+            b: &HostMatrix,
+            eps: f32,
+        ) -> Result<HostMatrix, BackendError> {
+            Reference.layer_norm(x, g, b, eps)
+        }
+        fn rms_norm(&self, x: &HostMatrix, g: &HostMatrix, eps: f32) -> Result<HostMatrix, BackendError> {
+            Reference.rms_norm(x, g, eps)
+        }
+        fn attention(
+            &self,
+            q: &HostMatrix,
+            s: &[&KeyValue<HostMatrix>],
+            m: Option<&Self::Mask>,
+            shape: AttentionShape,
+        ) -> Result<HostMatrix, BackendError> {
+            Reference.attention(q, s, m, shape)
+        }
+        fn rope(&self, x: &HostMatrix, c: &HostMatrix, s: &HostMatrix) -> Result<HostMatrix, BackendError> {
+            Reference.rope(x, c, s)
+        }
+        fn activate(&self, x: &HostMatrix, a: Activation) -> Result<HostMatrix, BackendError> {
+            Reference.activate(x, a)
+        }
+        fn silu_mul(&self, x: &HostMatrix) -> Result<HostMatrix, BackendError> {
+            Reference.slice_rows(&Reference.silu_mul(x)?, 0, x.rows() - 1)
+        }
+        fn scale(&self, x: &HostMatrix, f: f32) -> Result<HostMatrix, BackendError> {
+            Reference.scale(x, f)
+        }
+        fn axpy(&self, a: f32, x: &HostMatrix, y: &HostMatrix) -> Result<HostMatrix, BackendError> {
+            Reference.axpy(a, x, y)
+        }
+        fn embed_rows(&self, t: &Self::Table, ids: &[u32]) -> Result<HostMatrix, BackendError> {
+            Reference.embed_rows(t, ids)
+        }
+        fn concat_tokens(&self, p: &[&HostMatrix], batch: usize) -> Result<HostMatrix, BackendError> {
+            Reference.concat_tokens(p, batch)
+        }
+        fn slice_rows(&self, x: &HostMatrix, start: usize, n: usize) -> Result<HostMatrix, BackendError> {
+            Reference.slice_rows(x, start, n)
+        }
+        fn split_cols(&self, x: &HostMatrix, widths: &[usize]) -> Result<Vec<HostMatrix>, BackendError> {
+            Reference.split_cols(x, widths)
+        }
+        fn pixel_shuffle(&self, x: &HostMatrix, grid: usize, f: usize) -> Result<HostMatrix, BackendError> {
+            Reference.pixel_shuffle(x, grid, f)
+        }
     }
 }

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::failure::Failure;
 
-/// Longer than this, work is worth mentioning where no bar can be drawn.
+/// Longer than this, the time that work took is worth mentioning where no bar can be drawn.
 const NOTEWORTHY: Duration = Duration::from_secs(2);
 /// How often a spinner moves.
 const TICK: Duration = Duration::from_millis(120);
@@ -35,7 +35,7 @@ pub(crate) struct Task {
     what: String,
     started: Instant,
     bar: ProgressBar,
-    /// Say at the end how long it took, because no bar was seen.
+    /// Say at the end how long it took, because no bar is seen.
     mention: bool,
 }
 
@@ -76,7 +76,7 @@ impl Console {
         }
     }
 
-    /// Begins work that may take a while.
+    /// Begins work that may take a while: with a bar on a terminal, with a line elsewhere.
     pub(crate) fn task(self, what: impl Into<String>, unit: Unit) -> Task {
         let what = what.into();
         let visible = !self.quiet && io::stderr().is_terminal();
@@ -86,7 +86,11 @@ impl Console {
         if visible && unit == Unit::Unknown {
             bar.enable_steady_tick(TICK);
         }
-        Task { what, started: Instant::now(), bar, mention: !self.quiet && !visible }
+        let mention = !self.quiet && !visible;
+        if mention {
+            say(&format!("{what} …"));
+        }
+        Task { what, started: Instant::now(), bar, mention }
     }
 }
 

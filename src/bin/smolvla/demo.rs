@@ -30,9 +30,8 @@ const ENDS: usize = 3;
 const PLOT: &str = "smolvla-demo.png";
 
 const NEXT: &str = "\
-The weights are random, so this motion means nothing; the work done is that of a real policy.
-Next, a real checkpoint:
-  smolvla run --checkpoint FOLDER|OWNER/NAME --image camera1=FILE --state 0.1,… --task \"…\"
+Next, a real checkpoint (`cargo run --release --` in the place of `smolvla` where it is not installed):
+  smolvla run --checkpoint FOLDER|OWNER/NAME --image camera1=FILE --state 0,-90,90,45,0,10 --task \"…\"
   smolvla run --help
 ";
 
@@ -80,7 +79,20 @@ pub(crate) fn perform(console: Console, args: &Args) -> Result<(), Failure> {
     console.result(&output::excerpt(&prediction, ENDS))?;
     console.result(&format!("\n{}", output::summary(&prediction)))?;
     console.result(&format!("checkpoint  {}\nplot        {}\n", folder.display(), plot.display()))?;
-    console.remark(&format!("\n{NEXT}"))
+    console.remark(&format!("\n{}\n{NEXT}", meaning(args.size)))
+}
+
+/// What the random weights of a policy of this size are worth.
+fn meaning(size: Size) -> &'static str {
+    match size {
+        Size::Base => {
+            "The weights are random, so this motion means nothing; the work done is that of a real policy."
+        }
+        Size::Tiny => {
+            "The weights are random, so this motion means nothing, and a miniature's times say nothing about a real \
+             policy."
+        }
+    }
 }
 
 /// The synthetic checkpoint, written first if the cache has none.

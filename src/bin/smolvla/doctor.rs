@@ -57,6 +57,8 @@ struct BackendReport {
     name: &'static str,
     summary: &'static str,
     built_in: bool,
+    /// Its code is still to be written.
+    planned: bool,
     /// The device, where the backend opens.
     device: Option<String>,
     /// What stands in for the device, if anything does.
@@ -112,7 +114,7 @@ fn examine() -> Result<Report, Failure> {
     let folders = folders()?;
     let mut problems = Vec::new();
     for backend in &backends {
-        if let (true, Some(problem)) = (backend.built_in, &backend.problem) {
+        if let (true, false, Some(problem)) = (backend.built_in, backend.planned, &backend.problem) {
             problems.push(Problem { problem: problem.clone(), fix: "use another --backend".to_owned() });
         }
     }
@@ -146,6 +148,7 @@ fn backend(entry: &BackendEntry) -> BackendReport {
         name: entry.name,
         summary: entry.summary,
         built_in: entry.built_in,
+        planned: entry.planned,
         device,
         emulated_by,
         precisions,
@@ -291,6 +294,7 @@ fn text(report: &Report) -> String {
             (Some(device), Some(by), _) => {
                 format!("emulated by {by}: {device}; {}", backend.precisions.join(", "))
             }
+            (None, ..) if backend.planned => "planned, not written yet".to_owned(),
             (None, _, false) => format!("not in this build (build with --features {})", backend.name),
             (None, ..) => "cannot be opened, see below".to_owned(),
         };
@@ -368,5 +372,16 @@ mod tests {
         assert!(lacking_space(&folder).unwrap().fix.contains(cache::VARIABLE));
         folder.free_bytes = Some(u64::MAX);
         assert!(lacking_space(&folder).is_none());
+    }
+    #[test]
+    fn planned_backends_are_no_problems() {
+        let report = examine().unwrap();
+        let planned: Vec<_> = report.backends.iter().filter(|backend| backend.planned).collect();
+        assert_eq!(planned.len(), 3);
+        for backend in planned {
+            let prefix = format!("{}:", backend.name);
+            assert!(report.problems.iter().all(|problem| !problem.problem.starts_with(&prefix)));
+        }
+        assert_eq!(text(&report).matches("planned, not written yet").count(), 3);
     }
 }

@@ -105,6 +105,16 @@ fn advice(error: &Error) -> Option<&'static str> {
         Error::Config { .. } | Error::Corrupt { .. } | Error::Tensor { .. } => {
             Some("`smolvla inspect CHECKPOINT` shows what the checkpoint holds and what is wrong with it")
         }
+        Error::Input { field, .. } if field == "state" => Some(
+            "--state takes the joint positions, separated by commas; `smolvla inspect CHECKPOINT` shows how many",
+        ),
+        Error::Hub { reason, .. } if reason.contains("and offline") => {
+            Some(if std::env::var_os("HF_HUB_OFFLINE").is_some() {
+                "unset HF_HUB_OFFLINE to have it downloaded"
+            } else {
+                "leave out --offline to have it downloaded"
+            })
+        }
         _ => None,
     }
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod cameras;
 mod checkpoint_args;
 mod console;
 mod demo;

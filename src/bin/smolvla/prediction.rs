@@ -11,7 +11,7 @@ use smolvla::{Device, Precision};
 
 use crate::console::{Console, Task, Unit};
 use crate::failure::Failure;
-use crate::joints;
+use crate::{cameras, joints};
 
 /// What is to be predicted, and what it is called.
 pub(crate) struct Job {
@@ -82,8 +82,13 @@ pub(crate) fn predict(console: Console, checkpoint: &Checkpoint, job: Job) -> Re
     let backend = job.device.capabilities().backend;
     if backend == "reference" {
         console.note(
-            "the reference backend is hundreds of times slower than the others; it is for checking them",
+            "the reference backend is slow (about twenty times at full size); it is for checking the others",
         );
+    }
+
+    let absent = cameras::absent(checkpoint, &job.options.cameras, &job.observation)?;
+    for camera in &absent {
+        console.note(&format!("no image from camera {camera}: the policy runs without it"));
     }
 
     let task = console.task(format!("preparing weights on {backend}"), Unit::Parts);
@@ -92,6 +97,7 @@ pub(crate) fn predict(console: Console, checkpoint: &Checkpoint, job: Job) -> Re
     })?;
     let load = task.finish();
     let info = policy.info().clone();
+    info.notices.iter().for_each(|notice| console.note(notice));
     let joints = joints::fit(job.joints.as_deref(), info.action_dim)?;
 
     let steps = job.steps.unwrap_or(info.num_steps);
@@ -104,9 +110,17 @@ pub(crate) fn predict(console: Console, checkpoint: &Checkpoint, job: Job) -> Re
     let observations = [job.observation];
     let chunk = policy.predict_action_chunk(&observations, &request, &mut watcher)?;
     watcher.task.finish();
+    // Of cameras that are absent the user knows already.
+    let known = |notice: &&String| {
+        absent.iter().any(|camera| notice.starts_with(&format!("camera {camera} is absent:")))
+    };
+    chunk.notices.iter().filter(|notice| !known(notice)).for_each(|notice| console.note(notice));
+    for timing in &chunk.timings {
+        tracing::debug!(stage = timing.stage, elapsed = ?timing.elapsed, "stage done");
+    }
 
     let [observation] = observations;
-    let prediction = Prediction {
+    Ok(Prediction {
         checkpoint_name: job.checkpoint_name,
         task: observation.task,
         cameras: observation.images.into_iter().map(|(camera, _)| camera).collect(),
@@ -115,11 +129,7 @@ pub(crate) fn predict(console: Console, checkpoint: &Checkpoint, job: Job) -> Re
         info,
         chunk,
         load,
-    };
-    for notice in prediction.notices() {
-        console.note(notice);
-    }
-    Ok(prediction)
+    })
 }
 
 fn check_precision(device: &Device, precision: Precision) -> Result<(), Failure> {

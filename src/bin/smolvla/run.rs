@@ -52,10 +52,10 @@ pub(crate) struct Args {
     #[arg(long = "camera", value_name = "NAME=FEATURE", help_heading = "Observation")]
     cameras: Vec<String>,
 
-    /// The backend: cpu, wgpu, tt, fpga or reference, with a device number where there can be several (wgpu:0).
+    /// The backend: cpu, or reference (slow, for checks); `smolvla doctor` lists them all.
     #[arg(long, value_name = "NAME", default_value = "cpu", help_heading = "Computation")]
     backend: String,
-    /// Numbers in which weights are held and multiplied.
+    /// Arithmetic of the weights: f32 (the only one the cpu backend has so far), bf16, f16 or int8.
     #[arg(long, value_name = "NAME", default_value = "f32", value_parser = precision, help_heading = "Computation")]
     precision: Precision,
     /// Denoising steps; by default as the checkpoint says.
@@ -66,6 +66,8 @@ pub(crate) struct Args {
         long,
         value_name = "N",
         default_value_t = 0,
+        allow_hyphen_values = true,
+        value_parser = seed,
         conflicts_with = "noise",
         help_heading = "Computation"
     )]
@@ -143,6 +145,11 @@ fn camera_map(entries: &[String], observation: &Observation) -> Result<CameraMap
         }
     }
     Ok(map)
+}
+
+/// A seed; for clap.
+fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("expected a whole number from 0 to {}", u64::MAX))
 }
 
 /// A precision by its name; for clap.

@@ -14,8 +14,8 @@ Examples:
   smolvla synth --size tiny --out ./tiny_policy
   smolvla synth --size base --seed 7 --out ./base_policy --set num_steps=5 --set empty_cameras=1
 
-The folder has the layout, names, shapes and number formats of a real checkpoint, and LeRobot loads it. Its
-motion means nothing.";
+The folder has the layout, names, shapes and number formats of a real checkpoint, and LeRobot
+loads it. Its motion means nothing.";
 
 /// Write a checkpoint with random weights, for tests and measurements.
 #[derive(clap::Args)]

@@ -1,5 +1,7 @@
 //! A prediction as one JSON object: everything the other forms show, and more digits.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use smolvla::backend::Execution;
 use smolvla::policy::ActionUnits;
@@ -44,7 +46,7 @@ struct Stage {
     ms: f64,
 }
 
-/// The object, on several lines, with a newline at its end.
+/// The object, on one line, with a newline at its end.
 pub(crate) fn json(prediction: &Prediction) -> Result<String, Failure> {
     let capabilities = &prediction.info.capabilities;
     let chunk = &prediction.chunk;
@@ -73,23 +75,29 @@ pub(crate) fn json(prediction: &Prediction) -> Result<String, Failure> {
         prefix_tokens: chunk.prefix_tokens,
         actions: chunk.actions.chunks(chunk.action_dim).collect(),
         normalized: chunk.normalized.chunks(chunk.action_dim).collect(),
-        load_ms: prediction.load.as_secs_f64() * 1e3,
-        stages: stages
-            .map(|timing| Stage { stage: timing.stage, ms: timing.elapsed.as_secs_f64() * 1e3 })
-            .collect(),
-        total_ms: prediction.total().as_secs_f64() * 1e3,
+        load_ms: ms(prediction.load),
+        stages: stages.map(|timing| Stage { stage: timing.stage, ms: ms(timing.elapsed) }).collect(),
+        total_ms: ms(prediction.total()),
         peak_memory_bytes: memory::peak_bytes(),
         notices: prediction.notices().collect(),
     };
-    to_json(&report)
+    line(serde_json::to_string(&report))
 }
 
 /// Any report as JSON, on several lines, with a newline at its end.
 pub(crate) fn to_json(report: &impl Serialize) -> Result<String, Failure> {
-    let mut text = serde_json::to_string_pretty(report)
-        .map_err(|error| Failure::internal(format!("cannot write JSON: {error}")))?;
+    line(serde_json::to_string_pretty(report))
+}
+
+fn line(json: serde_json::Result<String>) -> Result<String, Failure> {
+    let mut text = json.map_err(|error| Failure::internal(format!("cannot write JSON: {error}")))?;
     text.push('\n');
     Ok(text)
+}
+
+/// Milliseconds to the microsecond: what is beyond says nothing.
+fn ms(elapsed: Duration) -> f64 {
+    (elapsed.as_secs_f64() * 1e6).round() / 1e3
 }
 
 #[cfg(test)]
