@@ -37,6 +37,8 @@ pub struct Identity {
     pub backend: &'static str,
     /// The device and engine, for people.
     pub device: String,
+    /// The driver beneath Burn, with its version, where there is one.
+    pub driver: Option<String>,
     /// Whether the named device itself computes.
     pub execution: Execution,
     /// Whether each new shape costs a compilation or tuning.
@@ -119,6 +121,7 @@ impl Backend for BurnBackend {
         Capabilities {
             backend: self.identity.backend,
             device: self.identity.device.clone(),
+            driver: self.identity.driver.clone(),
             execution: self.identity.execution.clone(),
             precisions: vec![Precision::F32],
             static_shapes: self.identity.static_shapes,

@@ -29,6 +29,7 @@ pub fn open() -> CpuBackend {
         Identity {
             backend: "cpu",
             device: format!("{} with {threads} threads, Burn ndarray engine", std::env::consts::ARCH),
+            driver: None,
             execution: Execution::Native,
             static_shapes: false,
         },

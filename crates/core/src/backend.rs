@@ -94,6 +94,9 @@ pub struct Capabilities {
     pub backend: &'static str,
     /// The device and engine, for people: "2 × x86-64 cores, Burn ndarray".
     pub device: String,
+    /// The software between this code and the device, with its version, where there is any: a graphics driver, a
+    /// vendor's runtime.
+    pub driver: Option<String>,
     /// Whether the device itself or software in its place computes.
     pub execution: Execution,
     /// Precisions [`Backend::prepare_linear`] accepts.
@@ -394,6 +397,6 @@ pub trait Backend: Send + Sync + Sized + 'static {
         x_t: &Self::Tensor,
         step: usize,
     ) -> Result<Self::Tensor, BackendError> {
-        crate::graph::denoise_step(self, expert, context, x_t, step, &mut |_, _| Ok(()))
+        crate::graph::denoise_step(self, expert, context, x_t, step, &mut |_, x| Ok(x))
     }
 }

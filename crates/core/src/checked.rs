@@ -403,7 +403,7 @@ impl<B: Backend> Backend for Checked<B> {
             format!("step {step} of {}", context.time.steps.len())
         })?;
         if !self.overrides(LayerOp::DenoiseStep) {
-            return graph::denoise_step(self, expert, context, x_t, step, &mut |_, _| Ok(()));
+            return graph::denoise_step(self, expert, context, x_t, step, &mut |_, x| Ok(x));
         }
         op.result(self.inner.denoise_step(expert, context, x_t, step)?, x_t.rows(), x_t.cols())
     }

@@ -89,6 +89,17 @@ pub struct HostMask {
     allowed: Vec<bool>,
 }
 
+impl HostMask {
+    /// Whether the query in a row (`observation · queries + query`) may attend a key.
+    ///
+    /// # Panics
+    /// When there is no such row or key.
+    pub fn allows(&self, row: usize, key: usize) -> bool {
+        assert!(key < self.keys, "key {key} of {}", self.keys);
+        self.allowed[row * self.keys + key]
+    }
+}
+
 impl AttentionMask for HostMask {
     fn batch(&self) -> usize {
         self.batch
@@ -113,6 +124,7 @@ impl Backend for Reference {
         Capabilities {
             backend: "reference",
             device: "plain loops with f64 accumulation, one thread".to_owned(),
+            driver: None,
             execution: Execution::Native,
             precisions: vec![Precision::F32],
             static_shapes: false,
@@ -246,7 +258,7 @@ impl Backend for Reference {
                         .iter()
                         .enumerate()
                         .map(|(index, &(segment, key_row))| {
-                            let allowed = mask.is_none_or(|m| m.allowed[row * m.keys + index]);
+                            let allowed = mask.is_none_or(|m| m.allows(row, index));
                             let key = &segments[segment].key.row(key_row)[kv_columns.clone()];
                             // LeRobot masks with the lowest finite number, so that a query that may attend
                             // nothing attends everything equally.

@@ -90,8 +90,8 @@ pub struct TimeEmbeddings<T> {
     pub steps: Vec<T>,
 }
 
-/// Sees values inside a denoising step.
-pub type Tap<'a, T> = dyn FnMut(Site, &T) -> Result<(), BackendError> + 'a;
+/// Sees values inside a denoising step, and returns what the step goes on with.
+pub type Tap<'a, T> = dyn FnMut(Site, T) -> Result<T, BackendError> + 'a;
 
 /// The composed form of [`Backend::expert_layer`].
 pub fn expert_layer<B: Backend>(
@@ -122,7 +122,8 @@ pub fn expert_layer<B: Backend>(
     gated_mlp(backend, &layer.mlp, &x)
 }
 
-/// The composed form of [`Backend::denoise_step`]. `tap` sees the suffix and each layer's output.
+/// The composed form of [`Backend::denoise_step`]. `tap` sees the suffix and each layer's output, and
+/// returns what to go on with.
 pub fn denoise_step<B: Backend>(
     backend: &B,
     expert: &Expert<B::Tensor, B::Linear>,
@@ -137,11 +138,11 @@ pub fn denoise_step<B: Backend>(
     let time = Epilogue::residual(&context.time.steps[step]);
     let hidden = backend.linear(&actions, &expert.time_in_actions, time)?;
     let hidden = backend.activate(&hidden, Activation::Silu)?;
-    let mut x = backend.linear(&hidden, &expert.time_out, Epilogue::NONE)?;
-    tap(Site::Suffix { step }, &x)?;
+    let x = backend.linear(&hidden, &expert.time_out, Epilogue::NONE)?;
+    let mut x = tap(Site::Suffix { step }, x)?;
     for (layer, prefix) in expert.layers.iter().zip(&context.prefix) {
         x = backend.expert_layer(layer, prefix, context, &x)?;
-        tap(Site::ExpertLayer { step, layer: layer.text_layer }, &x)?;
+        x = tap(Site::ExpertLayer { step, layer: layer.text_layer }, x)?;
     }
     let x = backend.rms_norm(&x, &expert.norm, expert.eps)?;
     backend.linear(&x, &expert.action_out, Epilogue::NONE)

@@ -165,18 +165,17 @@ impl<B: Backend> Model<B> {
             &positions
         };
         let mut x = backend.linear(&patches, &self.vision.patch_embedding, Epilogue::residual(positions))?;
-        observe(backend, observer, Site::VisionEmbeddings, &x)?;
+        x = observe(backend, observer, Site::VisionEmbeddings, x)?;
         for (index, layer) in self.vision.layers.iter().enumerate() {
             x = backend.vision_layer(layer, &x, images)?;
-            observe(backend, observer, Site::VisionLayer(index), &x)?;
+            x = observe(backend, observer, Site::VisionLayer(index), x)?;
         }
         let (gain, bias) = &self.vision.post_norm;
         let x = backend.layer_norm(&x, gain, bias, vision.layer_norm_eps)?;
-        observe(backend, observer, Site::VisionOutput, &x)?;
+        let x = observe(backend, observer, Site::VisionOutput, x)?;
         let x = backend.pixel_shuffle(&x, side, self.architecture.scale_factor)?;
         let x = backend.linear(&x, &self.vision.connector, Epilogue::NONE)?;
-        observe(backend, observer, Site::Connector, &x)?;
-        Ok(x)
+        observe(backend, observer, Site::Connector, x)
     }
 
     /// Joins images, instruction and state.
@@ -268,7 +267,7 @@ impl<B: Backend> Model<B> {
         observer: &mut dyn Observer,
     ) -> Result<Vec<KeyValue<B::Tensor>>, BackendError> {
         let backend = &self.backend;
-        observe(backend, observer, Site::PrefixEmbeddings, &embeddings)?;
+        let embeddings = observe(backend, observer, Site::PrefixEmbeddings, embeddings)?;
         let rotary = rotary_table(backend, &prefix.positions(), self.architecture.text.head_dim)?;
         let mask =
             backend.upload_mask(&prefix.attention_mask(), prefix.batch, prefix.tokens, prefix.tokens)?;
@@ -277,12 +276,12 @@ impl<B: Backend> Model<B> {
         for (index, layer) in self.text.iter().enumerate() {
             let TextLayerOutput { kv, residual } =
                 backend.text_layer(layer, &x, &rotary.cos, &rotary.sin, &mask)?;
-            observe(backend, observer, Site::TextKey(index), &kv.key)?;
-            observe(backend, observer, Site::TextValue(index), &kv.value)?;
-            cache.push(kv);
+            cache.push(KeyValue {
+                key: observe(backend, observer, Site::TextKey(index), kv.key)?,
+                value: observe(backend, observer, Site::TextValue(index), kv.value)?,
+            });
             let Some(next) = residual else { break };
-            observe(backend, observer, Site::TextLayer(index), &next)?;
-            x = next;
+            x = observe(backend, observer, Site::TextLayer(index), next)?;
         }
         Ok(cache)
     }
@@ -374,7 +373,7 @@ impl<B: Backend> Model<B> {
         let dt = sampler::step_size(input.steps) as f32;
         let mut x = backend.upload(&input.noise, rows, self.architecture.max_action_dim)?;
         for step in 0..input.steps {
-            observe(backend, observer, Site::Actions { step }, &x)?;
+            x = observe(backend, observer, Site::Actions { step }, x)?;
             let velocity = if self.wants_step(step, observer) {
                 denoise_step(backend, &self.expert, context, &x, step, &mut |site, value| {
                     observe(backend, observer, site, value)
@@ -382,10 +381,10 @@ impl<B: Backend> Model<B> {
             } else {
                 backend.denoise_step(&self.expert, context, &x, step)?
             };
-            observe(backend, observer, Site::Velocity { step }, &velocity)?;
+            let velocity = observe(backend, observer, Site::Velocity { step }, velocity)?;
             x = backend.axpy(dt, &velocity, &x)?;
         }
-        observe(backend, observer, Site::Actions { step: input.steps }, &x)?;
+        let x = observe(backend, observer, Site::Actions { step: input.steps }, x)?;
         backend.download(&x)
     }
 
@@ -415,15 +414,21 @@ fn instruction_length(input: &ModelInput) -> usize {
     }
 }
 
+/// Shows a value to the observer and returns what the computation goes on with: the value, or the observer's
+/// replacement.
 fn observe<B: Backend>(
     backend: &B,
     observer: &mut dyn Observer,
     site: Site,
-    value: &B::Tensor,
-) -> Result<(), BackendError> {
+    value: B::Tensor,
+) -> Result<B::Tensor, BackendError> {
     observer.reached(site);
+    let (rows, cols) = (value.rows(), value.cols());
     if observer.wants(site) {
-        observer.value(site, value.rows(), value.cols(), backend.download(value)?);
+        observer.value(site, rows, cols, backend.download(&value)?);
     }
-    Ok(())
+    match observer.replacement(site, rows, cols) {
+        Some(values) => backend.upload(&values, rows, cols),
+        None => Ok(value),
+    }
 }

@@ -110,7 +110,7 @@ impl fmt::Display for Site {
     }
 }
 
-/// Watches a run: progress for people, values for comparisons.
+/// Watches a run: progress for people, values for comparisons. Can also feed it other values.
 pub trait Observer {
     /// A value has been computed (or enqueued).
     fn reached(&mut self, site: Site) {
@@ -128,6 +128,15 @@ pub trait Observer {
     /// different sizes, the sites of the vision stage come once per camera.
     fn value(&mut self, site: Site, rows: usize, cols: usize, values: Vec<f32>) {
         let _ = (site, rows, cols, values);
+    }
+
+    /// Numbers to go on with in place of this site's value, `rows·cols` of them; `None` keeps the value. A stage can
+    /// so be computed from another implementation's inputs (teacher forcing), which tells an error that a stage
+    /// makes from one that it inherits. Asked after [`Observer::value`]; inside a denoising step only for sites that
+    /// [`Observer::wants`].
+    fn replacement(&mut self, site: Site, rows: usize, cols: usize) -> Option<Vec<f32>> {
+        let _ = (site, rows, cols);
+        None
     }
 }
 
