@@ -1,11 +1,12 @@
 //! Comparison of a whole run with a golden, stage by stage.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
+use smolvla_core::config::Architecture;
 use smolvla_core::graph::{Observer, Site, Stage};
 
+use crate::fixtures::Stages;
 use crate::golden::Golden;
-use crate::metrics::{max_abs, nmse};
 
 /// Keeps the value of every site of a run, under the names goldens use.
 #[derive(Clone, Debug, Default)]
@@ -29,39 +30,169 @@ impl Observer for Recorder {
     }
 }
 
-/// How far one stage is from the golden.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Difference {
-    /// The stage, as the golden names it.
-    pub stage: String,
-    /// Normalised mean squared error.
-    pub nmse: f64,
-    /// Largest absolute difference.
-    pub max_abs: f64,
+/// Keeps what a denoising step takes and gives, and leaves its inside alone: a backend with a denoising step of its
+/// own runs that.
+#[derive(Clone, Debug, Default)]
+pub struct BoundaryRecorder {
+    recorder: Recorder,
 }
 
-/// Compares every stage that `golden` holds with what was recorded, in the order of computation.
-///
-/// A stage that was not recorded differs infinitely.
-pub fn compare_stages(golden: &Golden, recorded: &Recorder) -> Vec<Difference> {
+impl BoundaryRecorder {
+    /// What was recorded.
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+}
+
+impl Observer for BoundaryRecorder {
+    fn wants(&self, site: Site) -> bool {
+        !matches!(site, Site::Suffix { .. } | Site::ExpertLayer { .. })
+    }
+
+    fn value(&mut self, site: Site, rows: usize, cols: usize, values: Vec<f32>) {
+        self.recorder.value(site, rows, cols, values);
+    }
+}
+
+/// Records what each stage computes and goes on with LeRobot's value of it, so that every stage is computed from
+/// LeRobot's own inputs (teacher forcing). Values that the golden does not hold are kept as computed.
+#[derive(Clone, Debug)]
+pub struct Forcing<'a> {
+    golden: &'a Golden,
+    recorder: Recorder,
+    /// The next camera of each vision site.
+    cameras: HashMap<Site, usize>,
+}
+
+impl<'a> Forcing<'a> {
+    /// Feeds a run the stages of `golden`.
+    pub fn new(golden: &'a Golden) -> Self {
+        Self { golden, recorder: Recorder::default(), cameras: HashMap::new() }
+    }
+
+    /// What the stages computed.
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    /// The golden's values of the cameras that make up a vision site.
+    fn cameras(&mut self, site: Site, length: usize) -> Option<Vec<f32>> {
+        let next = self.cameras.entry(site).or_default();
+        let mut values = Vec::with_capacity(length);
+        while values.len() < length {
+            let (_, camera) = self.golden.f32(&camera_stage(site, *next)).ok()?;
+            values.extend_from_slice(camera);
+            *next += 1;
+        }
+        (values.len() == length).then_some(values)
+    }
+}
+
+impl Observer for Forcing<'_> {
+    fn wants(&self, _site: Site) -> bool {
+        true
+    }
+
+    fn value(&mut self, site: Site, rows: usize, cols: usize, values: Vec<f32>) {
+        self.recorder.value(site, rows, cols, values);
+    }
+
+    fn replacement(&mut self, site: Site, rows: usize, cols: usize) -> Option<Vec<f32>> {
+        if site.stage() == Stage::Vision {
+            return self.cameras(site, rows * cols);
+        }
+        let (_, values) = self.golden.f32(&site.to_string()).ok()?;
+        (values.len() == rows * cols).then(|| values.to_vec())
+    }
+}
+
+/// A stage with what LeRobot computed and what was recorded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StagePair {
+    /// The stage, as the golden names it.
+    pub stage: String,
+    /// LeRobot's values: all, or a digest's samples.
+    pub expected: Vec<f32>,
+    /// The recorded values in their place; empty where the stage was not recorded or has another size.
+    pub got: Vec<f32>,
+    /// Columns of both; 0 where they are samples.
+    pub cols: usize,
+}
+
+/// Every stage that `golden` holds and an action depends on, in the order of computation.
+pub fn stage_pairs(golden: &Golden, recorded: &Recorder, architecture: &Architecture) -> Vec<StagePair> {
     let mut stages: Vec<(Vec<u64>, &str)> =
         golden.tensors().filter_map(|(name, _)| Some((order(name)?, name))).collect();
     stages.sort();
+    let read = architecture.expert.schedule.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
     let mut cameras = CameraOffsets::default();
     stages
         .into_iter()
+        .filter(|(_, name)| !is_dead(name, read))
         .filter_map(|(_, name)| {
-            let (stage, tensor) = (name, golden.f32(name).ok()?);
-            let got = recorded_values(recorded, golden, &mut cameras, stage, tensor.1.len());
-            let got = got.unwrap_or_default();
-            Some(Difference {
-                stage: stage.to_owned(),
-                nmse: nmse(tensor.1, &got),
-                max_abs: max_abs(tensor.1, &got),
+            let (shape, expected) = golden.f32(name).ok()?;
+            let got = recorded_values(recorded, golden, &mut cameras, name, expected.len());
+            let is_digest = name.ends_with(SAMPLES);
+            Some(StagePair {
+                stage: name.strip_suffix(SAMPLES).unwrap_or(name).to_owned(),
+                expected: expected.to_vec(),
+                got: got.unwrap_or_default(),
+                cols: if is_digest { 0 } else { shape.last().copied().unwrap_or(0) },
             })
         })
         .collect()
 }
+
+/// Recorded sites that the golden should hold and does not: a comparison cannot pass because the golden is thin.
+pub fn missing_from_golden(golden: &Golden, recorded: &Recorder, kept: Stages) -> Vec<String> {
+    let held: HashSet<String> = golden
+        .tensors()
+        .filter(|(name, _)| order(name).is_some())
+        .map(|(name, _)| site_of(name.strip_suffix(SAMPLES).unwrap_or(name)))
+        .collect();
+    let last_step = recorded.values.keys().filter_map(|site| step_of(site)).max().unwrap_or(0);
+    let mut missing: Vec<String> = recorded
+        .values
+        .keys()
+        .filter(|site| !held.contains(*site) && !is_left_out(site, kept, last_step))
+        .cloned()
+        .collect();
+    missing.sort();
+    missing
+}
+
+/// Whether goldens leave a site out on purpose: to be small.
+fn is_left_out(site: &str, kept: Stages, last_step: usize) -> bool {
+    // The actions after the last step are the golden's `actions.padded`; the steps are one less than the sites `x`.
+    let Some(step) = step_of(site) else {
+        return kept == Stages::NoVision && site.starts_with("vision.");
+    };
+    let is_boundary = site.ends_with(".x") || site.ends_with(".velocity");
+    let is_first_or_last = step == 0 || step + 1 == last_step;
+    step == last_step
+        || (!is_boundary && !is_first_or_last)
+        || (site.ends_with(".x") && kept == Stages::Digest)
+}
+
+/// The denoising step a site is in.
+fn step_of(site: &str) -> Option<usize> {
+    site.strip_prefix("steps.")?.split('.').next()?.parse().ok()
+}
+
+/// Whether a stage lies behind the keys and values of the last of the `read` language-model layers: LeRobot
+/// computes it, and no action depends on it.
+fn is_dead(stage: &str, read: usize) -> bool {
+    let Some(layer) = stage.strip_prefix("text.layers.") else { return false };
+    let (index, is_cache) = match layer.split_once('.') {
+        Some((index, rest)) => (index, rest.starts_with("key") || rest.starts_with("value")),
+        None => (layer, false),
+    };
+    let index: usize = index.parse().unwrap_or(usize::MAX);
+    index >= read || (!is_cache && index + 1 == read)
+}
+
+/// What a digest's tensor of samples is called after the stage.
+const SAMPLES: &str = ".samples";
 
 /// Where each camera's part of a vision site starts, in elements; cameras come in order.
 #[derive(Default)]
@@ -75,7 +206,7 @@ fn recorded_values(
     name: &str,
     length: usize,
 ) -> Option<Vec<f32>> {
-    let sampled = name.strip_suffix(".samples");
+    let sampled = name.strip_suffix(SAMPLES);
     let stage = sampled.unwrap_or(name);
     let whole = match sampled {
         Some(_) => golden.i64(&format!("{stage}.shape")).ok()?.1.iter().product::<i64>().try_into().ok()?,
@@ -105,6 +236,15 @@ impl CameraOffsets {
     }
 }
 
+/// What the golden calls a vision site of one camera: `vision.0.layers.3` for `vision.layers.3`.
+fn camera_stage(site: Site, camera: usize) -> String {
+    let name = site.to_string();
+    match name.split_once('.') {
+        Some((part, rest)) => format!("{part}.{camera}.{rest}"),
+        None => format!("{name}.{camera}"),
+    }
+}
+
 /// The site a golden stage belongs to: `vision.0.layers.3` is camera 0 of `vision.layers.3`.
 fn site_of(stage: &str) -> String {
     let mut parts: Vec<&str> = stage.split('.').collect();
@@ -116,7 +256,7 @@ fn site_of(stage: &str) -> String {
 
 /// A key that sorts stages by when they are computed; `None` for what is not a stage.
 fn order(name: &str) -> Option<Vec<u64>> {
-    let name = name.strip_suffix(".samples").unwrap_or(name);
+    let name = name.strip_suffix(SAMPLES).unwrap_or(name);
     if [".indices", ".shape", ".moments"].iter().any(|suffix| name.ends_with(suffix)) {
         return None;
     }
@@ -176,6 +316,42 @@ mod tests {
         {
             assert_eq!(order(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn camera_stage_and_site_are_inverse() {
+        for site in [Site::VisionEmbeddings, Site::VisionLayer(7), Site::VisionOutput, Site::Connector] {
+            assert_eq!(site_of(&camera_stage(site, 2)), site.to_string());
+        }
+        assert_eq!(camera_stage(Site::VisionLayer(7), 2), "vision.2.layers.7");
+    }
+
+    #[test]
+    fn only_what_no_action_depends_on_is_dead() {
+        let dead = |stage: &str| is_dead(stage, 3);
+        assert!(!dead("text.layers.1") && !dead("text.layers.2.key") && !dead("text.layers.2.value"));
+        assert!(dead("text.layers.2") && dead("text.layers.3") && dead("text.layers.3.key"));
+        assert!(!dead("vision.0.layers.9") && !dead("steps.0.layers.9"));
+    }
+
+    #[test]
+    fn only_what_makes_goldens_small_is_left_out() {
+        let left_out = |site: &str, kept| is_left_out(site, kept, 10);
+        for site in ["steps.10.x", "steps.4.suffix", "steps.4.layers.1"] {
+            assert!(left_out(site, Stages::All), "{site}");
+        }
+        for site in [
+            "steps.9.x",
+            "steps.4.velocity",
+            "steps.9.layers.1",
+            "steps.0.suffix",
+            "vision.output",
+            "text.layers.0",
+        ] {
+            assert!(!left_out(site, Stages::All), "{site}");
+        }
+        assert!(left_out("vision.output", Stages::NoVision) && !left_out("connector", Stages::NoVision));
+        assert!(left_out("steps.3.x", Stages::Digest) && !left_out("steps.3.velocity", Stages::Digest));
     }
 
     #[test]

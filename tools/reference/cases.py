@@ -1,6 +1,7 @@
 """The golden cases: what tests/fixtures/cases.json says, and the inputs and checkpoints it asks for."""
 
 import hashlib
+import itertools
 import json
 import subprocess
 from dataclasses import dataclass, field
@@ -21,16 +22,33 @@ class Case:
     name: str
     size: str
     seed: int
-    observations: list[dict]
     noise_seed: int
     reference: list[str]
     config: dict = field(default_factory=dict)
     rename_map: dict = field(default_factory=dict)
     stages: str = "all"
+    # Euler steps, where not the configuration's: cases of one checkpoint may differ in this alone.
+    steps: int | None = None
+    # One of the two is given; a sweep becomes observations here.
+    observations: list[dict] = field(default_factory=list)
+    sweep: dict | None = None
+
+    def __post_init__(self):
+        if bool(self.observations) == bool(self.sweep):
+            raise SystemExit(f"{self.name}: give either observations or a sweep")
+        if self.sweep and self.stages != "actions":
+            raise SystemExit(f"{self.name}: a sweep has the stages `actions`")
+        if self.sweep:
+            object.__setattr__(self, "observations", _sweep(self.sweep, self.config["input_features"]))
 
     @property
     def tasks(self) -> list[str]:
         return [observation["task"] for observation in self.observations]
+
+    @property
+    def noises(self) -> int:
+        """How many noises each observation is run with."""
+        return self.sweep["noises"] if self.sweep else 1
 
     @property
     def checkpoint_name(self) -> str:
@@ -46,6 +64,22 @@ def load_cases(path: Path = CASES_FILE) -> dict[str, Case]:
     if len(by_name) != len(cases):
         raise SystemExit(f"{path}: case names are not unique")
     return by_name
+
+
+def _sweep(sweep: dict, features: dict) -> list[dict]:
+    """A sweep's observations: each its own images and state, the tasks in turn; consecutive seeds."""
+    seeds = itertools.count(sweep["seed"])
+    cameras = [key for key, feature in features.items() if feature["type"] == "VISUAL"]
+    size = {"height": sweep["height"], "width": sweep["width"]}
+    width = features["observation.state"]["shape"][0]
+    return [
+        {
+            "images": {camera: {**size, "seed": next(seeds)} for camera in cameras},
+            "state": {"width": width, "seed": next(seeds), "distribution": "range"},
+            "task": sweep["tasks"][index % len(sweep["tasks"])],
+        }
+        for index in range(sweep["observations"])
+    ]
 
 
 def synthesize(case: Case, checkpoints: Path, smolvla: Path) -> Path:
@@ -100,7 +134,11 @@ def _state(description: dict, checkpoint: Path) -> np.ndarray:
     """A plausible joint state: `mean + std · z` with the checkpoint's own statistics."""
     rng = np.random.default_rng(description["seed"])
     width = description["width"]
-    draw = {"normal": lambda: rng.normal(0, 1, width), "uniform": lambda: rng.uniform(0.05, 0.95, width)}
+    draw = {
+        "normal": lambda: rng.normal(0, 1, width),
+        "uniform": lambda: rng.uniform(0.05, 0.95, width),
+        "range": lambda: rng.uniform(-2, 2, width),
+    }
     z = draw[description.get("distribution", "normal")]()
     statistics = load_file(_statistics_file(checkpoint))
     mean, std = (statistics[f"observation.state.{name}"] for name in ("mean", "std"))

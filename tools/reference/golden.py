@@ -22,7 +22,7 @@ import torch
 import tensors
 from cases import ROOT, Case, load_cases, raw_observation, synthesize
 from lerobot_policy import Reference
-from stages import record
+from stages import record, record_actions
 from stats import print_statistics
 
 GOLDEN = ROOT / "tests" / "fixtures" / "golden"
@@ -31,6 +31,9 @@ GOLDEN = ROOT / "tests" / "fixtures" / "golden"
 # at other places then.
 NMSE_ALLOWED = {"fp32": 1e-10, "mixed": 1e-3}
 
+# How far a normalised action of a batch may be from that of the observation alone, absolute.
+BATCHING_ALLOWED = 1e-5
+
 # What a file keeps of a `mixed` run: enough to hold a bf16 backend to. Its inputs are in the fp32 file.
 MIXED_KEPT = re.compile(r"prefix\.embeddings|steps\.\d+\.velocity|actions.*")
 # What a `digest` case keeps whole; everything else is reduced to a digest.
@@ -38,6 +41,8 @@ DIGEST_KEPT = re.compile(
     r"input\..*\.state|noise|processed\.(state|tokens|token_mask)|prefix\.(pad_mask|position_ids)"
     r"|steps\.\d+\.velocity|actions.*"
 )
+# What an `actions` case keeps. Pictures of the repository are named in the metadata.
+ACTIONS_KEPT = re.compile(r"input\..*|noise|actions|actions\.normalized")
 # What a `no_vision` case leaves out because another case with the same images has it.
 VISION = re.compile(r"processed\.image\..*|vision\..*")
 
@@ -91,8 +96,16 @@ def run(case: Case, checkpoint: Path, reference: str) -> tuple[dict[str, np.ndar
     """One case under one reference: the golden file's tensors and metadata."""
     observations = [raw_observation(o, checkpoint) for o in case.observations]
     policy = Reference(checkpoint, reference)
+    if case.steps:
+        policy.config.num_steps = case.steps
     batch = policy.preprocess(observations, case.tasks)
-    content = record(policy, batch, policy.noise(len(observations), case.noise_seed))
+    noise = policy.noise(case.noises * len(observations), case.noise_seed)
+    if case.sweep:
+        content = record_actions(policy, batch, noise.unflatten(0, (case.noises, len(observations))))
+        if reference == "fp32":
+            check_batching(policy, case, observations, content)
+    else:
+        content = record(policy, batch, noise)
     for b, observation in enumerate(observations):
         for key, value in observation.items():
             name = "state" if key == "observation.state" else key
@@ -107,7 +120,27 @@ def run(case: Case, checkpoint: Path, reference: str) -> tuple[dict[str, np.ndar
         "model_sha256": sha256(checkpoint / "model.safetensors"),
         **{name: importlib.metadata.version(name) for name in ("lerobot", "torch", "transformers")},
     }
+    if case.sweep:
+        metadata["noises"] = str(case.noises)
+    if case.steps:
+        metadata["steps"] = str(case.steps)
     return reduce(content, case, reference), metadata
+
+
+def check_batching(policy: Reference, case: Case, observations: list[dict], content: dict[str, np.ndarray]):
+    """Holds a sweep's batch to what LeRobot computes for an observation alone.
+
+    Prompts of a batch are padded to the longest, which must change nothing but rounding. Looked at are the
+    shortest prompt, a middling one and the longest.
+    """
+    by_length = sorted(range(len(case.tasks)), key=lambda index: len(case.tasks[index]))
+    for index in (by_length[0], by_length[len(by_length) // 2], by_length[-1]):
+        batch = policy.preprocess([observations[index]], [case.tasks[index]])
+        noise = torch.from_numpy(content["noise"][0, index : index + 1])
+        alone = policy.predict(batch, noise)[0].numpy()
+        error = float(np.abs(alone - content["actions.normalized"][0, index]).max())
+        if not error <= BATCHING_ALLOWED:
+            raise SystemExit(f"{case.name}: observation {index} alone differs by {error:.1e} from the batch")
 
 
 def reduce(content: dict[str, np.ndarray], case: Case, reference: str) -> dict[str, np.ndarray]:
@@ -116,6 +149,9 @@ def reduce(content: dict[str, np.ndarray], case: Case, reference: str) -> dict[s
         content = {name: value for name, value in content.items() if MIXED_KEPT.fullmatch(name)}
     if case.stages == "all":
         return content
+    if case.stages == "actions":
+        files = {f"input.{b}.{key}" for b, o in enumerate(case.observations) for key, i in o["images"].items() if "file" in i}
+        return {name: value for name, value in content.items() if ACTIONS_KEPT.fullmatch(name) and name not in files}
     if case.stages == "no_vision":
         return {name: value for name, value in content.items() if not VISION.fullmatch(name)}
     assert case.stages == "digest", f"{case.name}: stages: {case.stages}"

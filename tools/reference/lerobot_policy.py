@@ -71,14 +71,28 @@ class Reference:
             parameter.data = parameter.data.to(stored[name].dtype)
 
     def preprocess(self, observations: list[dict[str, np.ndarray]], tasks: list[str]) -> dict:
-        """LeRobot's inference preprocessing of several observations as one batch."""
+        """LeRobot's inference preprocessing of several observations as one batch.
+
+        A camera that only part of the batch has is black in the rest, and masked there by LeRobot's
+        `KEY_padding_mask`.
+        """
         cpu = torch.device("cpu")
+        keys = list(dict.fromkeys(key for observation in observations for key in observation))
+        examples = {key: next(o[key] for o in observations if key in o) for key in keys}
         singles = [
-            prepare_observation_for_inference({key: value.copy() for key, value in o.items()}, cpu, task)
+            prepare_observation_for_inference(
+                {key: o[key].copy() if key in o else np.zeros_like(examples[key]) for key in keys}, cpu, task
+            )
             for o, task in zip(observations, tasks, strict=True)
         ]
-        batch = {key: torch.cat([s[key] for s in singles]) for key in observations[0]}
-        return self.preprocessor({**batch, "task": tasks, "robot_type": ""})
+        batch = {key: torch.cat([single[key] for single in singles]) for key in keys}
+        batch = self.preprocessor({**batch, "task": tasks, "robot_type": ""})
+        for key in keys:
+            present = torch.tensor([key in observation for observation in observations])
+            if not present.all():
+                assert key in self.config.image_features, f"{key}: only a camera of the policy can be absent"
+                batch[f"{key}_padding_mask"] = present
+        return batch
 
     def noise(self, batch: int, seed: int) -> torch.Tensor:
         """Standard normal noise, [batch, chunk_size, max_action_dim]."""

@@ -26,6 +26,14 @@ def record(reference: Reference, batch: dict, noise: torch.Tensor) -> dict[str, 
     return recorder.stages
 
 
+def record_actions(reference: Reference, batch: dict, noises: torch.Tensor) -> dict[str, np.ndarray]:
+    """Runs one prediction for each noise, [N, B, chunk, max_action_dim], and returns noises and actions alone."""
+    actions = torch.stack([reference.predict(batch, noise) for noise in noises])
+    physical = torch.stack([reference.postprocessor(chunk.clone()) for chunk in actions])
+    tensors = {"noise": noises, "actions.normalized": actions, "actions": physical}
+    return {name: tensor.float().contiguous().numpy() for name, tensor in tensors.items()}
+
+
 class _Recorder:
     """Hooks on LeRobot's modules and wrappers around its methods; they only look."""
 

@@ -9,11 +9,15 @@ import torch
 
 from cases import Case, raw_observation
 from lerobot_policy import Reference
-from stages import record
+from stages import record, record_actions
 
 
 def print_statistics(case: Case, checkpoint: Path):
-    """Prints activation scales by stage, attention entropy by layer and what each input changes."""
+    """Prints activation scales by stage, attention entropy by layer and what each input changes; of a sweep, what
+    each input changes by joint."""
+    if case.sweep:
+        _print_sweep(case, checkpoint)
+        return
     reference = Reference(checkpoint, "fp32")
     observations = [raw_observation(o, checkpoint) for o in case.observations]
     noise = reference.noise(len(observations), case.noise_seed)
@@ -25,6 +29,38 @@ def print_statistics(case: Case, checkpoint: Path):
     _print_scales(stages)
     _print_entropies(entropies)
     _print_sensitivity(reference, observations, case, noise, stages["actions.normalized"])
+
+
+def _print_sweep(case: Case, checkpoint: Path):
+    """Per joint, in physical units: how actions spread, and how far another observation's input moves them (RMS)."""
+    reference = Reference(checkpoint, "fp32")
+    observations = [raw_observation(o, checkpoint) for o in case.observations]
+    noise = reference.noise(case.noises * len(observations), case.noise_seed)
+    noise = noise.unflatten(0, (case.noises, len(observations)))
+
+    def actions(observations=observations, tasks=case.tasks, noise=noise) -> np.ndarray:
+        return record_actions(reference, reference.preprocess(observations, tasks), noise)["actions"]
+
+    def row(name: str, by_joint: np.ndarray):
+        print(f"{name:36}" + "".join(f"{value:9.3f}" for value in by_joint))
+
+    def distance(other: np.ndarray) -> np.ndarray:
+        return np.sqrt(np.square(other - usual).mean((0, 1, 2)))
+
+    def next_ones(key: str) -> list[dict]:
+        following = observations[1:] + observations[:1]
+        return [{**o, key: other[key]} for o, other in zip(observations, following, strict=True)]
+
+    usual = actions()
+    print(f"== {case.name}: {case.size}, seed {case.seed}; {len(observations)} observations, {case.noises} noises")
+    row("std over observations", usual.std(1).mean((0, 1)))
+    row("std over observations, one noise", actions(noise=noise[:, :1].expand_as(noise)).std(1).mean((0, 1)))
+    pairs = [(a, b) for a in range(case.noises) for b in range(a)]
+    row("distance between noises", np.mean([np.abs(usual[a] - usual[b]).mean((0, 1)) for a, b in pairs], 0))
+    row("change by another instruction", distance(actions(tasks=case.tasks[1:] + case.tasks[:1])))
+    for key in observations[0]:
+        row(f"change by another {key.rsplit('.', 1)[1]}", distance(actions(next_ones(key))))
+    row("change by another noise", distance(actions(noise=noise.roll(1, 0))))
 
 
 def _print_scales(stages: dict[str, np.ndarray]):

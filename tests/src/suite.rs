@@ -1,0 +1,369 @@
+//! Backends put before the checks, and what came of it.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use smolvla_core::synth::Size;
+use smolvla_core::{Backend, BackendError, Precision};
+
+use crate::checks::{Check, Context, checks};
+use crate::evidence::{Evidence, Stop};
+use crate::fixtures::Fixtures;
+use crate::report::{BackendReport, CheckReport, Presence, Status, Tier};
+use crate::subject::Subject;
+
+/// Every precision there is a tolerance for. What a backend does not offer of them is said.
+const PRECISIONS: [Precision; 4] = [Precision::F32, Precision::Bf16, Precision::F16, Precision::Int8];
+
+/// The environment variable that names backends which must be there, with commas between.
+pub const REQUIRE: &str = "SMOLVLA_CONFORM_REQUIRE";
+
+/// A backend that takes part in the suite.
+///
+/// ```
+/// use smolvla_conformance::Candidate;
+/// use smolvla_core::reference::Reference;
+///
+/// let candidate = Candidate::new("mine", || Ok(Reference));
+/// assert!(candidate.subject().is_ok());
+/// ```
+#[derive(Clone)]
+pub struct Candidate {
+    name: String,
+    subject: Result<Arc<dyn Subject>, Arc<BackendError>>,
+    expectations: Vec<Expectation>,
+    /// Why it is spared the full size.
+    too_slow: Option<&'static str>,
+}
+
+/// A check that a backend is known to fail: data, so that improvement is noticed. A check that passes in spite of it
+/// fails the suite until the expectation is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expectation {
+    /// Full name after the backend's, as reports print it: `f32::op::linear_odd_sizes`. A `*` at the end stands for
+    /// any rest.
+    pub check: &'static str,
+    /// Why it fails, and what would have to change.
+    pub reason: &'static str,
+}
+
+impl Expectation {
+    fn is_about(&self, full_name: &str) -> bool {
+        match self.check.strip_suffix('*') {
+            Some(start) => full_name.starts_with(start),
+            None => full_name == self.check,
+        }
+    }
+}
+
+impl Candidate {
+    /// Opens a backend. Clones of it must be handles of the same device. A backend that cannot be opened takes part as
+    /// absent.
+    pub fn new<B: Backend + Clone>(
+        name: impl Into<String>,
+        open: impl FnOnce() -> Result<B, BackendError>,
+    ) -> Self {
+        let subject = match open() {
+            Ok(backend) => Ok(Arc::new(backend) as Arc<dyn Subject>),
+            Err(error) => Err(Arc::new(error)),
+        };
+        Self { name: name.into(), subject, expectations: Vec::new(), too_slow: None }
+    }
+
+    /// A subject that is no plain backend.
+    pub fn from_subject(name: impl Into<String>, subject: impl Subject + 'static) -> Self {
+        Self { name: name.into(), subject: Ok(Arc::new(subject)), expectations: Vec::new(), too_slow: None }
+    }
+
+    /// Says which checks it is known to fail.
+    #[must_use]
+    pub fn expecting(mut self, expectations: &[Expectation]) -> Self {
+        self.expectations.extend_from_slice(expectations);
+        self
+    }
+
+    /// Spares it the checks at full size, which are then reported as not run, with this reason.
+    #[must_use]
+    pub fn too_slow_at_full_size(mut self, reason: &'static str) -> Self {
+        self.too_slow = Some(reason);
+        self
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The opened backend, or why it is absent.
+    ///
+    /// # Errors
+    /// What opening it said.
+    pub fn subject(&self) -> Result<&dyn Subject, &BackendError> {
+        self.subject.as_deref().map_err(|error| &**error)
+    }
+
+    /// What a report says of it before any check.
+    pub fn presence(&self) -> Presence {
+        match self.subject() {
+            Ok(subject) => {
+                let capabilities = subject.capabilities();
+                Presence::Present {
+                    emulated: match capabilities.execution {
+                        smolvla_core::backend::Execution::Emulated(by) => Some(by),
+                        _ => None,
+                    },
+                    device: capabilities.device,
+                    driver: capabilities.driver,
+                    precisions: capabilities.precisions.iter().map(Precision::to_string).collect(),
+                }
+            }
+            Err(error) => Presence::Absent { reason: error.to_string() },
+        }
+    }
+
+    /// Every check it faces: all of them in each precision it offers, and one that says so for each it does not.
+    pub fn trials(&self, checks: &[Check]) -> Vec<CandidateTrial> {
+        let Ok(subject) = &self.subject else { return Vec::new() };
+        let offered = subject.capabilities().precisions;
+        let names: Vec<&str> = offered.iter().map(|precision| precision.name()).collect();
+        let mut trials = Vec::new();
+        for precision in PRECISIONS {
+            let asked = if offered.contains(&precision) {
+                self.asked(checks)
+            } else {
+                vec![Asked::Lacking("precision", format!("the backend offers {}", names.join(", ")))]
+            };
+            trials.extend(asked.into_iter().map(|asked| CandidateTrial {
+                subject: Arc::clone(subject),
+                precision,
+                expectation: None,
+                asked,
+            }));
+        }
+        for trial in &mut trials {
+            let name = trial.full_name();
+            trial.expectation =
+                self.expectations.iter().find(|expectation| expectation.is_about(&name)).copied();
+        }
+        trials
+    }
+
+    fn asked(&self, checks: &[Check]) -> Vec<Asked> {
+        let spared = |check: &&Check| self.too_slow.is_some() && check.size == Size::Base;
+        let mut asked: Vec<Asked> =
+            checks.iter().filter(|check| !spared(check)).cloned().map(Asked::Check).collect();
+        if let Some(reason) = self.too_slow
+            && checks.iter().any(|check| spared(&check))
+        {
+            asked.push(Asked::Lacking("full_size", reason.to_owned()));
+        }
+        asked
+    }
+
+    /// Expectations that are about no check of `trials`: misspelt, or of a check that is gone.
+    pub fn idle_expectations(&self, trials: &[CandidateTrial]) -> Vec<&Expectation> {
+        let names: Vec<String> = trials.iter().map(CandidateTrial::full_name).collect();
+        self.expectations
+            .iter()
+            .filter(|expectation| !names.iter().any(|name| expectation.is_about(name)))
+            .collect()
+    }
+}
+
+/// One check of one candidate in one precision.
+#[derive(Clone)]
+pub struct CandidateTrial {
+    subject: Arc<dyn Subject>,
+    precision: Precision,
+    expectation: Option<Expectation>,
+    asked: Asked,
+}
+
+#[derive(Clone)]
+enum Asked {
+    Check(Check),
+    /// Something that is not asked: what, and why.
+    Lacking(&'static str, String),
+}
+
+impl CandidateTrial {
+    /// The name after the candidate's: `f32::op::linear_odd_sizes`.
+    pub fn full_name(&self) -> String {
+        match &self.asked {
+            Asked::Check(check) => format!("{}::{}::{}", self.precision, check.tier.name(), check.name),
+            Asked::Lacking(what, _) => format!("{}::{}::{what}", self.precision, Tier::EndToEnd.name()),
+        }
+    }
+
+    /// Runs it.
+    pub fn run(&self, fixtures: &Fixtures) -> CheckReport {
+        let started = Instant::now();
+        let (tier, name, evidence) = match &self.asked {
+            Asked::Check(check) => {
+                let context = Context { subject: &*self.subject, precision: self.precision, fixtures };
+                (check.tier, check.name.clone(), self.must_run(check.tier, check.run(&context)))
+            }
+            Asked::Lacking(what, reason) => {
+                (Tier::EndToEnd, (*what).to_owned(), Evidence::unsupported(reason.clone()))
+            }
+        };
+        let (status, reasons) = judge(&evidence, self.expectation.as_ref());
+        CheckReport {
+            tier,
+            name,
+            precision: self.precision.to_string(),
+            status,
+            reasons,
+            notes: evidence.notes,
+            wall_s: started.elapsed().as_secs_f64(),
+            measurements: evidence.measurements,
+            joints: evidence.joints,
+            traces: evidence.traces,
+        }
+    }
+
+    /// A backend may lack an operation at some size; the model it must run in every precision it offers.
+    fn must_run(&self, tier: Tier, evidence: Evidence) -> Evidence {
+        match &evidence.unsupported {
+            Some(reason) if tier != Tier::Op => Evidence::failed(format!(
+                "offers {} and cannot run the model in it: {reason}",
+                self.precision
+            )),
+            _ => evidence,
+        }
+    }
+}
+
+/// What evidence comes to, in the light of what was expected.
+fn judge(evidence: &Evidence, expectation: Option<&Expectation>) -> (Status, Vec<String>) {
+    match (evidence, expectation) {
+        (Evidence { unsupported: Some(reason), .. }, _) => (Status::Unsupported, vec![reason.clone()]),
+        (evidence, None) if evidence.holds() => (Status::Passed, Vec::new()),
+        (evidence, None) => (Status::Failed, evidence.failures.clone()),
+        (evidence, Some(expectation)) if evidence.holds() => (
+            Status::UnexpectedPass,
+            vec![format!(
+                "passes, and was expected to fail ({}); remove the expectation",
+                expectation.reason
+            )],
+        ),
+        (evidence, Some(expectation)) => {
+            let known = format!("known: {}", expectation.reason);
+            (Status::ExpectedFailure, std::iter::once(known).chain(evidence.failures.clone()).collect())
+        }
+    }
+}
+
+/// Runs the suite at the given sizes as tests under `cargo test`: the `main` of a test with `harness = false`.
+///
+/// The usual arguments of test programs work. Backends that [`REQUIRE`] names must be there.
+pub fn test_main(candidates: impl IntoIterator<Item = Candidate>, sizes: &[Size]) -> ExitCode {
+    let required: Vec<String> = std::env::var(REQUIRE)
+        .unwrap_or_default()
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect();
+    match trials(candidates.into_iter().collect(), sizes, &required) {
+        Ok(trials) => libtest_mimic::run(&Arguments::from_args(), trials).exit_code(),
+        Err(stop) => {
+            // Standard error may be closed; the exit code says it all the same.
+            let _ = writeln!(std::io::stderr(), "{stop}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The candidates' checks as tests.
+///
+/// # Errors
+/// [`Stop::Fixture`] when cases are absent or malformed, or a required backend is no candidate.
+pub fn trials(candidates: Vec<Candidate>, sizes: &[Size], required: &[String]) -> Result<Vec<Trial>, Stop> {
+    let fixtures = Arc::new(Fixtures::open()?);
+    let mut checks = Vec::new();
+    for size in sizes {
+        checks.extend(self::checks(&fixtures, *size)?.into_iter().filter(|check| !check.in_reports_only));
+    }
+    if let Some(unknown) = required.iter().find(|name| !candidates.iter().any(|c| c.name == **name)) {
+        return Err(Stop::Fixture(format!("{REQUIRE}: there is no backend `{unknown}`")));
+    }
+    Ok(candidates
+        .iter()
+        .flat_map(|candidate| tests_of(candidate, &checks, &fixtures, required.contains(&candidate.name)))
+        .collect())
+}
+
+fn tests_of(candidate: &Candidate, checks: &[Check], fixtures: &Arc<Fixtures>, required: bool) -> Vec<Trial> {
+    let name = candidate.name.clone();
+    if let Err(error) = candidate.subject() {
+        let reason = error.to_string();
+        return vec![Trial::ignorable_test(format!("{name}::present"), move || {
+            if required { Err(Failed::from(reason)) } else { Ok(Completion::ignored_with(reason)) }
+        })];
+    }
+    let trials = candidate.trials(checks);
+    let mut tests: Vec<Trial> = candidate
+        .idle_expectations(&trials)
+        .into_iter()
+        .map(|expectation| {
+            let message = no_check(expectation);
+            Trial::test(format!("{name}::expectations"), move || Err(Failed::from(message)))
+        })
+        .collect();
+    tests.extend(trials.into_iter().map(|trial| {
+        let fixtures = Arc::clone(fixtures);
+        let kind = if trial.expectation.is_some() { "known to fail" } else { "" };
+        let test = Trial::ignorable_test(format!("{name}::{}", trial.full_name()), move || {
+            let report = trial.run(&fixtures);
+            match report.status {
+                Status::Passed | Status::ExpectedFailure => Ok(Completion::Completed),
+                Status::Unsupported => {
+                    Ok(Completion::ignored_with(format!("unsupported: {}", report.reasons.join("; "))))
+                }
+                Status::Failed | Status::UnexpectedPass => Err(Failed::from(report.reasons.join("\n"))),
+            }
+        });
+        test.with_kind(kind)
+    }));
+    tests
+}
+
+/// Runs every check of a candidate one after the other. `progress` hears the name of each before it runs.
+pub fn run(
+    candidate: &Candidate,
+    checks: &[Check],
+    fixtures: &Fixtures,
+    required: bool,
+    progress: &mut dyn FnMut(&str),
+) -> BackendReport {
+    let trials = candidate.trials(checks);
+    let mut reports: Vec<CheckReport> = candidate.idle_expectations(&trials).into_iter().map(idle).collect();
+    for trial in &trials {
+        progress(&trial.full_name());
+        reports.push(trial.run(fixtures));
+    }
+    BackendReport { name: candidate.name.clone(), presence: candidate.presence(), required, checks: reports }
+}
+
+/// The report of an expectation that is about no check.
+fn idle(expectation: &Expectation) -> CheckReport {
+    CheckReport {
+        tier: Tier::EndToEnd,
+        name: "expectations".to_owned(),
+        precision: Precision::F32.to_string(),
+        status: Status::Failed,
+        reasons: vec![no_check(expectation)],
+        notes: Vec::new(),
+        wall_s: 0.0,
+        measurements: Vec::new(),
+        joints: Vec::new(),
+        traces: Vec::new(),
+    }
+}
+
+fn no_check(expectation: &Expectation) -> String {
+    format!("expects `{}` to fail, and no check has that name", expectation.check)
+}

@@ -1,0 +1,635 @@
+//! How far a result may be from what it should be, and why: one table for every backend.
+//!
+//! A limit is looked up by what is compared ([`Class`]), how weights are stored and how sums are accumulated. Backends
+//! have no limits of their own. `docs/numerics.md` is written from [`TABLE`] and checked against it by a test.
+//! Limits only ever get tighter.
+
+use std::fmt::{self, Write as _};
+
+use serde::Serialize;
+use smolvla_core::Precision;
+
+use crate::metrics::Metrics;
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// Operations that only move numbers: `embed_rows`, `concat_tokens`, `slice_rows`, `split_cols`,
+    /// `pixel_shuffle`, `upload` and `download`.
+    Movement,
+    /// Operations that round each element once or twice, as the trait prescribes: `scale`, `axpy`.
+    Rounding,
+    /// Elementwise functions: `activate`, `silu_mul`, `rope`.
+    Elementwise,
+    /// `layer_norm`, `rms_norm`.
+    Norm,
+    /// `linear`.
+    Product,
+    /// `attention`.
+    Attention,
+    /// A whole layer or denoising step.
+    Layer,
+    /// One stage of the model, computed from LeRobot's own inputs of that stage.
+    StageForced,
+    /// A stage of the model running by itself.
+    StageFree,
+    /// Normalised actions of the small model.
+    Actions,
+    /// Normalised actions of the model in its real size.
+    ActionsBase,
+    /// One joint's actions in physical units, over all observations and noises.
+    Joint,
+}
+
+impl Class {
+    /// Every class, in the order of the table.
+    pub const ALL: [Self; 12] = [
+        Self::Movement,
+        Self::Rounding,
+        Self::Elementwise,
+        Self::Norm,
+        Self::Product,
+        Self::Attention,
+        Self::Layer,
+        Self::StageForced,
+        Self::StageFree,
+        Self::Actions,
+        Self::ActionsBase,
+        Self::Joint,
+    ];
+
+    /// The name reports use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Movement => "movement",
+            Self::Rounding => "rounding",
+            Self::Elementwise => "elementwise",
+            Self::Norm => "norm",
+            Self::Product => "product",
+            Self::Attention => "attention",
+            Self::Layer => "layer",
+            Self::StageForced => "stage, forced",
+            Self::StageFree => "stage, free",
+            Self::Actions => "actions",
+            Self::ActionsBase => "actions, base",
+            Self::Joint => "joint",
+        }
+    }
+}
+
+/// In what numbers sums are accumulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accumulation {
+    /// 32-bit floats, or wider.
+    F32,
+    /// 32-bit integers.
+    Int32,
+}
+
+impl Accumulation {
+    /// What [`Precision`] promises.
+    pub fn of(precision: Precision) -> Self {
+        match precision {
+            Precision::Int8 => Self::Int32,
+            _ => Self::F32,
+        }
+    }
+
+    /// The name reports use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Int32 => "int32",
+        }
+    }
+}
+
+/// Limits on [`Metrics`]. What is not finite fails whatever they say; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Gates {
+    /// Largest normalised mean squared error.
+    pub nmse: Option<f64>,
+    /// Largest absolute difference, in the unit of what is compared.
+    pub max_abs: Option<f64>,
+    /// Largest difference over the root mean square of its row.
+    pub row_error: Option<f64>,
+    /// Most elements whose bits may differ.
+    pub different_bits: Option<usize>,
+    /// Largest distance in units in the last place.
+    pub ulp: Option<u32>,
+    /// Smallest correlation.
+    pub pcc: Option<f64>,
+    /// Largest deviation of the affine fit's slope from 1.
+    pub slope: Option<f64>,
+    /// Smallest share of first differences that point the same way; see [`crate::actions`].
+    pub direction: Option<f64>,
+}
+
+impl Gates {
+    /// No limits.
+    pub const NONE: Self = Self {
+        nmse: None,
+        max_abs: None,
+        row_error: None,
+        different_bits: None,
+        ulp: None,
+        pcc: None,
+        slope: None,
+        direction: None,
+    };
+
+    /// Equal bit for bit.
+    pub const EXACT: Self = Self { different_bits: Some(0), ..Self::NONE };
+
+    /// Equal but for the sign of zero and for subnormals, which a device may flush.
+    pub const ROUNDED_ALIKE: Self = Self { ulp: Some(0), ..Self::NONE };
+
+    /// Every limit that `metrics` breaks.
+    pub fn violations(&self, metrics: &Metrics) -> Vec<Violation> {
+        let mut violations = Vec::new();
+        let mut check = |metric, value: f64, limit: Option<f64>, is_minimum: bool| {
+            let Some(limit) = limit else { return };
+            // NaN breaks every limit.
+            let holds = if is_minimum { value >= limit } else { value <= limit };
+            if !holds {
+                violations.push(Violation { metric, value, limit, is_minimum });
+            }
+        };
+        check("non-finite elements", metrics.non_finite as f64, Some(0.0), false);
+        check("NMSE", metrics.nmse, self.nmse, false);
+        check("max abs", metrics.max_abs, self.max_abs, false);
+        check("row error", metrics.row_error, self.row_error, false);
+        check("different bits", metrics.different_bits as f64, self.different_bits.map(|n| n as f64), false);
+        check("ULP", f64::from(metrics.ulp), self.ulp.map(f64::from), false);
+        check("PCC", metrics.pcc, self.pcc, true);
+        check("slope − 1", (metrics.slope - 1.0).abs(), self.slope, false);
+        violations
+    }
+}
+
+/// A limit that was broken.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Violation {
+    /// The metric.
+    pub metric: &'static str,
+    /// What was measured.
+    #[serde(serialize_with = "crate::metrics::number")]
+    pub value: f64,
+    /// What is allowed.
+    pub limit: f64,
+    /// Whether `limit` is a smallest value, not a largest.
+    pub is_minimum: bool,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { metric, value, limit, is_minimum } = self;
+        let bound = if *is_minimum { "at least" } else { "at most" };
+        write!(f, "{metric} {} ({bound} {})", short(*value), self::limit(*limit))
+    }
+}
+
+/// A measured number with few digits: `0.25`, `3.2e-7`, `12`; as many as tell it from 1 just below that.
+pub fn short(value: f64) -> String {
+    let magnitude = value.abs();
+    let trimmed = |text: String| text.trim_end_matches('0').trim_end_matches('.').to_owned();
+    if value == 0.0 || (value.fract() == 0.0 && magnitude < 1e6) {
+        format!("{value}")
+    } else if (0.99..1.0).contains(&magnitude) {
+        trimmed(format!("{value:.10}"))
+    } else if (1e-3..1e4).contains(&magnitude) {
+        trimmed(format!("{value:.5}"))
+    } else {
+        format!("{value:.1e}")
+    }
+}
+
+/// A limit as it was written: `1e-12`, `0.05`, `0.99999999`.
+pub fn limit(value: f64) -> String {
+    if value == 0.0 || value.abs() >= 1e-3 { format!("{value}") } else { format!("{value:e}") }
+}
+
+/// One row of [`TABLE`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Tolerance {
+    /// What is compared.
+    pub class: Class,
+    /// How weights are stored, by [`Precision::name`].
+    #[serde(serialize_with = "precision_name")]
+    pub storage: Precision,
+    /// How sums are accumulated.
+    pub accumulation: Accumulation,
+    /// The limits.
+    pub gates: Gates,
+    /// Why they are where they are.
+    pub reason: &'static str,
+}
+
+fn precision_name<S: serde::Serializer>(precision: &Precision, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(precision.name())
+}
+
+/// The row for what a backend computes in `precision`; `None` where the table has none, and nothing can be judged.
+pub fn tolerance(class: Class, precision: Precision) -> Option<&'static Tolerance> {
+    let accumulation = Accumulation::of(precision);
+    TABLE
+        .iter()
+        .find(|row| row.class == class && row.storage == precision && row.accumulation == accumulation)
+}
+
+const fn f32_row(class: Class, gates: Gates, reason: &'static str) -> Tolerance {
+    Tolerance { class, storage: Precision::F32, accumulation: Accumulation::F32, gates, reason }
+}
+
+const fn half_row(storage: Precision, class: Class, gates: Gates, reason: &'static str) -> Tolerance {
+    Tolerance { class, storage, accumulation: Accumulation::F32, gates, reason }
+}
+
+const fn int8_row(class: Class, gates: Gates, reason: &'static str) -> Tolerance {
+    Tolerance { class, storage: Precision::Int8, accumulation: Accumulation::Int32, gates, reason }
+}
+
+const fn error(nmse: f64, row_error: f64) -> Gates {
+    Gates { nmse: Some(nmse), row_error: Some(row_error), ..Gates::NONE }
+}
+
+const MOVED: &str =
+    "Numbers are moved, not computed with; inputs are numbers that the storage type holds exactly.";
+
+/// Every limit of the suite.
+pub const TABLE: &[Tolerance] = &[
+    f32_row(Class::Movement, Gates::EXACT, MOVED),
+    f32_row(
+        Class::Rounding,
+        Gates::ROUNDED_ALIKE,
+        "The trait prescribes each rounding: one product, then one sum. A fused multiply-add shows here.",
+    ),
+    f32_row(
+        Class::Elementwise,
+        error(1e-12, 5e-6),
+        "A handful of roundings and one exponential or tangent: 1.1e-6 of the row, measured on inputs with outliers.",
+    ),
+    f32_row(
+        Class::Norm,
+        error(1e-12, 2e-5),
+        "Sums over up to 768 columns in another order, and a square root: 9e-6 of the row where f32 sums run in order, measured.",
+    ),
+    f32_row(
+        Class::Product,
+        error(1e-12, 2e-5),
+        "Sums of up to 12,288 products, in parts: one running f32 sum over so many would be off by 5e-12. Twenty times the relative error for the worst element, whose terms may cancel.",
+    ),
+    f32_row(
+        Class::Attention,
+        error(1e-12, 2e-5),
+        "Two products and a softmax, whose weights carry the scores' absolute error as a relative one: 9.4e-13 and 5e-6 where f32 sums run in order, measured.",
+    ),
+    f32_row(
+        Class::Layer,
+        error(2e-12, 2e-5),
+        "About ten operations one after the other: 5e-14 and 1.3e-6, measured.",
+    ),
+    f32_row(
+        Class::StageForced,
+        error(1e-11, 5e-5),
+        "One layer, or a denoising step, from LeRobot's own input; torch sums in another order too, so both sides are off: 2.5e-12 and 1e-5, measured.",
+    ),
+    f32_row(
+        Class::StageFree,
+        Gates { nmse: Some(1e-10), ..Gates::NONE },
+        "A relative error of 1e-5: room for sums in another order over 44 layers and ten steps. A wrong formula is off by far more.",
+    ),
+    f32_row(
+        Class::Actions,
+        Gates { nmse: Some(2e-11), max_abs: Some(5e-5), slope: Some(2e-5), ..Gates::NONE },
+        "Eight times what the plain loops are off by, measured; far below what a joint's encoder resolves.",
+    ),
+    f32_row(
+        Class::ActionsBase,
+        Gates { nmse: Some(1e-10), max_abs: Some(1e-4), slope: Some(1e-4), ..Gates::NONE },
+        "A two-hundredth of what bfloat16 costs LeRobot itself at this size (0.018 to 0.024, measured).",
+    ),
+    f32_row(
+        Class::Joint,
+        Gates {
+            row_error: Some(3e-5),
+            pcc: Some(0.999_999_99),
+            slope: Some(1e-6),
+            direction: Some(0.9999),
+            ..Gates::NONE
+        },
+        "Six times what the plain loops are off by, measured over 200 chunks; first differences below a thousandth of the joint's spread are not looked at.",
+    ),
+    half_row(Precision::Bf16, Class::Movement, Gates::EXACT, MOVED),
+    half_row(
+        Precision::Bf16,
+        Class::Rounding,
+        error(1e-5, 4e-2),
+        "Results may be stored in bfloat16. An outlier may be twenty times its row's root mean square, and is rounded by 2^-9 of itself.",
+    ),
+    half_row(
+        Precision::Bf16,
+        Class::Elementwise,
+        error(1e-5, 1e-1),
+        "One rounding of the result to bfloat16. An outlier may be twenty times its row's root mean square, and is rounded by 2^-9 of itself.",
+    ),
+    half_row(
+        Precision::Bf16,
+        Class::Norm,
+        error(1e-5, 1.2e-1),
+        "One rounding of the result to bfloat16. An outlier may be twenty times its row's root mean square, and is rounded by 2^-9 of itself.",
+    ),
+    half_row(
+        Precision::Bf16,
+        Class::Product,
+        error(1e-5, 4e-2),
+        "Products of bfloat16 are exact in f32; inputs lie on its grid, and the result is rounded once.",
+    ),
+    half_row(
+        Precision::Bf16,
+        Class::Attention,
+        error(2e-5, 6e-2),
+        "Attention weights, and the result, rounded to bfloat16.",
+    ),
+    half_row(Precision::Bf16, Class::Layer, error(1e-4, 1e-1), "About ten operations in bfloat16."),
+    half_row(
+        Precision::Bf16,
+        Class::StageForced,
+        error(5e-4, 2e-1),
+        "One layer, or a whole denoising step where the golden does not hold its layers: 2e-4 at most, measured with products in bfloat16 and exact sums.",
+    ),
+    half_row(
+        Precision::Bf16,
+        Class::StageFree,
+        Gates { nmse: Some(5e-3), ..Gates::NONE },
+        "Errors of 44 layers add up; LeRobot's own bfloat16 stays within 3e-3 of its f32 on these checkpoints.",
+    ),
+    half_row(
+        Precision::Bf16,
+        Class::Actions,
+        Gates { max_abs: Some(6e-2), pcc: Some(0.999), slope: Some(2e-2), ..Gates::NONE },
+        "What bfloat16 costs LeRobot itself on these checkpoints (0.054 at most, measured).",
+    ),
+    half_row(
+        Precision::Bf16,
+        Class::ActionsBase,
+        Gates { max_abs: Some(5e-2), pcc: Some(0.999), slope: Some(2e-2), ..Gates::NONE },
+        "Twice what bfloat16 costs LeRobot itself at this size (0.018 to 0.024, measured).",
+    ),
+    half_row(
+        Precision::Bf16,
+        Class::Joint,
+        Gates {
+            row_error: Some(0.3),
+            pcc: Some(0.999),
+            slope: Some(2e-2),
+            direction: Some(0.9),
+            ..Gates::NONE
+        },
+        "What bfloat16 costs LeRobot itself, joint by joint.",
+    ),
+    half_row(Precision::F16, Class::Movement, Gates::EXACT, MOVED),
+    half_row(
+        Precision::F16,
+        Class::Rounding,
+        error(2e-7, 4e-3),
+        "Results may be stored in half precision. An outlier may be twenty times its row's root mean square, and is rounded by 2^-12 of itself.",
+    ),
+    half_row(
+        Precision::F16,
+        Class::Elementwise,
+        error(2e-7, 1.2e-2),
+        "One rounding of the result to half precision. An outlier may be twenty times its row's root mean square, and is rounded by 2^-12 of itself.",
+    ),
+    half_row(
+        Precision::F16,
+        Class::Norm,
+        error(2e-7, 1.5e-2),
+        "One rounding of the result to half precision. An outlier may be twenty times its row's root mean square, and is rounded by 2^-12 of itself.",
+    ),
+    half_row(
+        Precision::F16,
+        Class::Product,
+        error(2e-7, 4e-3),
+        "Products of half precision are exact in f32; inputs lie on its grid, and the result is rounded once.",
+    ),
+    half_row(
+        Precision::F16,
+        Class::Attention,
+        error(5e-7, 8e-3),
+        "Attention weights, and the result, rounded to half precision.",
+    ),
+    half_row(Precision::F16, Class::Layer, error(2e-6, 1e-2), "About ten operations in half precision."),
+    half_row(
+        Precision::F16,
+        Class::StageForced,
+        error(2e-6, 1e-2),
+        "One layer; to be tightened when a backend offers it.",
+    ),
+    half_row(
+        Precision::F16,
+        Class::StageFree,
+        Gates { nmse: Some(1e-4), ..Gates::NONE },
+        "Eight times finer than bfloat16, so a sixty-fourth of its squared error.",
+    ),
+    half_row(
+        Precision::F16,
+        Class::Actions,
+        Gates { max_abs: Some(1e-2), pcc: Some(0.9999), slope: Some(5e-3), ..Gates::NONE },
+        "A sixth of bfloat16's.",
+    ),
+    half_row(
+        Precision::F16,
+        Class::ActionsBase,
+        Gates { max_abs: Some(1e-2), pcc: Some(0.9999), slope: Some(5e-3), ..Gates::NONE },
+        "A fifth of bfloat16's.",
+    ),
+    half_row(
+        Precision::F16,
+        Class::Joint,
+        Gates {
+            row_error: Some(0.05),
+            pcc: Some(0.9999),
+            slope: Some(5e-3),
+            direction: Some(0.97),
+            ..Gates::NONE
+        },
+        "A sixth of bfloat16's.",
+    ),
+    int8_row(Class::Movement, Gates::EXACT, MOVED),
+    int8_row(
+        Class::Rounding,
+        error(1e-5, 4e-2),
+        "Not quantised: results may be stored in bfloat16. An outlier may be twenty times its row's root mean square, and is rounded by 2^-9 of itself.",
+    ),
+    int8_row(
+        Class::Elementwise,
+        error(1e-5, 1e-1),
+        "Not quantised; may be bfloat16, and is held to its limits.",
+    ),
+    int8_row(Class::Norm, error(1e-5, 1.2e-1), "Not quantised; may be bfloat16, and is held to its limits."),
+    int8_row(
+        Class::Product,
+        error(1e-2, 0.4),
+        "Weights in 255 levels a row and activations in 255 levels a token: 4.5e-3 and 0.2 on inputs with outliers, measured by emulation.",
+    ),
+    int8_row(
+        Class::Attention,
+        error(2e-5, 6e-2),
+        "Not quantised; may be bfloat16, and is held to its limits.",
+    ),
+    int8_row(Class::Layer, error(1e-2, 0.5), "Four quantised products one after the other."),
+    int8_row(Class::StageForced, error(1e-2, 0.5), "One layer; to be tightened when a backend offers it."),
+    int8_row(
+        Class::StageFree,
+        Gates { nmse: Some(2e-2), ..Gates::NONE },
+        "A starting point: what PCC 0.99 allows. To be tightened when a backend offers it.",
+    ),
+    int8_row(
+        Class::Actions,
+        Gates { nmse: Some(2e-2), pcc: Some(0.99), slope: Some(5e-2), ..Gates::NONE },
+        "A starting point, published with what is measured; PCC 0.99 leaves 14 % of the signal, so NMSE is held too.",
+    ),
+    int8_row(
+        Class::ActionsBase,
+        Gates { nmse: Some(2e-2), pcc: Some(0.99), slope: Some(5e-2), ..Gates::NONE },
+        "As at the small size.",
+    ),
+    int8_row(
+        Class::Joint,
+        Gates {
+            row_error: Some(1.0),
+            pcc: Some(0.99),
+            slope: Some(5e-2),
+            direction: Some(0.8),
+            ..Gates::NONE
+        },
+        "As the actions, joint by joint; no chunk further off than the joint's own spread.",
+    ),
+];
+
+/// `docs/numerics.md`.
+pub fn numerics_markdown() -> String {
+    let mut page = String::from(INTRODUCTION);
+    for class in Class::ALL {
+        // Writing to a string cannot fail.
+        let _ = write!(page, "\n## {}\n\n{HEADER}", class.name());
+        for row in TABLE.iter().filter(|row| row.class == class) {
+            let _ = writeln!(
+                page,
+                "| {} | {} | {} | {} |",
+                row.storage,
+                row.accumulation.name(),
+                describe(&row.gates),
+                row.reason
+            );
+        }
+    }
+    page
+}
+
+fn describe(gates: &Gates) -> String {
+    let bound =
+        |name: &str, sign: &str, value: Option<f64>| value.map(|v| format!("{name} {sign} {}", limit(v)));
+    let parts: Vec<String> = [
+        gates.different_bits.map(|count| {
+            if count == 0 { "equal bits".to_owned() } else { format!("different bits ≤ {count}") }
+        }),
+        gates.ulp.map(|ulp| format!("ULP ≤ {ulp}")),
+        bound("NMSE", "≤", gates.nmse),
+        bound("max abs", "≤", gates.max_abs),
+        bound("row error", "≤", gates.row_error),
+        bound("PCC", "≥", gates.pcc),
+        bound("abs(slope − 1)", "≤", gates.slope),
+        bound("same direction", "≥", gates.direction),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    parts.join(", ")
+}
+
+const HEADER: &str = "| storage | accumulation | limits | why |\n|---|---|---|---|\n";
+
+const INTRODUCTION: &str = "\
+# How exact a backend must be
+
+<!-- Written from tests/src/tolerance.rs by `cargo xtask conform --numerics`; a test compares. Edit there. -->
+
+Every comparison of the conformance suite is judged by one row of these tables, whatever the backend: by what is compared, how
+weights are stored and how sums are accumulated. What is not finite always fails. All metrics are shown for every comparison;
+only those named here are limits. Limits only ever get tighter.
+
+- **NMSE**: `Σ(got − expected)² / Σ expected²`; its square root is the relative error.
+- **max abs**: largest absolute difference, in the unit of what is compared.
+- **row error**: largest difference over the root mean square of its row (for a joint: over the standard deviation of its actions).
+- **equal bits**: of every element. **ULP**: units in the last place of f32; subnormals, which a device may flush, count as zero.
+- **PCC**: Pearson's correlation. It sees neither scale nor offset, so it never stands alone.
+- **slope**: of the least-squares line through computed over expected values.
+- **same direction**: share of the steps from one action to the next that go the same way.
+
+Operations are judged by plain loops with f64 sums; stages and actions by what LeRobot itself computed.
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_class_has_one_row_for_each_precision() {
+        for class in Class::ALL {
+            for precision in [Precision::F32, Precision::Bf16, Precision::F16, Precision::Int8] {
+                let rows = TABLE.iter().filter(|row| row.class == class && row.storage == precision).count();
+                assert_eq!(rows, 1, "{class:?} {precision}");
+                let row = tolerance(class, precision).expect("a row");
+                assert_ne!(row.gates, Gates::NONE, "{class:?} {precision} has no limit");
+                assert!(row.reason.len() > 10, "{class:?} {precision} has no reason");
+            }
+        }
+    }
+
+    #[test]
+    fn coarser_storage_is_never_held_to_tighter_limits() {
+        let nmse =
+            |class, precision| tolerance(class, precision).and_then(|row| row.gates.nmse).unwrap_or(0.0);
+        for class in Class::ALL {
+            assert!(nmse(class, Precision::F32) <= nmse(class, Precision::F16).max(1.0e-10), "{class:?}");
+        }
+        assert!(nmse(Class::Product, Precision::F16) < nmse(Class::Product, Precision::Bf16));
+        assert!(nmse(Class::Product, Precision::Bf16) < nmse(Class::Product, Precision::Int8));
+    }
+
+    #[test]
+    fn violations_name_each_broken_limit() {
+        let gates = Gates { nmse: Some(1e-6), pcc: Some(0.99), ..Gates::NONE };
+        let wrong = Metrics::measure(&[1.0, 2.0, 3.0], &[3.0, 2.0, 1.0], 3);
+        let broken: Vec<_> = gates.violations(&wrong).iter().map(|v| v.metric).collect();
+        assert_eq!(broken, ["NMSE", "PCC"]);
+        assert!(gates.violations(&Metrics::measure(&[1.0, 2.0], &[1.0, 2.0], 2)).is_empty());
+    }
+
+    #[test]
+    fn what_is_not_finite_breaks_even_no_limit() {
+        let metrics = Metrics::measure(&[1.0], &[f32::NAN], 1);
+        assert_eq!(Gates::NONE.violations(&metrics)[0].to_string(), "non-finite elements 1 (at most 0)");
+    }
+
+    #[test]
+    fn short_numbers_are_short() {
+        for (value, text) in [
+            (0.0, "0"),
+            (12.0, "12"),
+            (0.25, "0.25"),
+            (0.99999998, "0.99999998"),
+            (3.21e-7, "3.2e-7"),
+            (f64::INFINITY, "inf"),
+        ] {
+            assert_eq!(short(value), text);
+        }
+        for (value, text) in [(0.0, "0"), (1e-12, "1e-12"), (0.05, "0.05"), (0.999_999_99, "0.99999999")] {
+            assert_eq!(limit(value), text);
+        }
+    }
+}
