@@ -21,6 +21,12 @@ pub(crate) fn cargo<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> 
     command
 }
 
+/// Where cargo put a program of this workspace: beside this task, wherever the target folder is.
+pub(crate) fn built(program: &str) -> Result<PathBuf> {
+    let task = std::env::current_exe().map_err(|error| format!("cannot find the target folder: {error}"))?;
+    Ok(task.with_file_name(format!("{program}{}", std::env::consts::EXE_SUFFIX)))
+}
+
 /// Says what runs, runs it, says how long it took. An exit status other than 0 is an error.
 pub(crate) fn run(command: &mut Command) -> Result {
     let line = announce(command);

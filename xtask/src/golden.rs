@@ -1,6 +1,5 @@
 //! `cargo xtask golden`: the golden files, as LeRobot computes them.
 
-use std::env::consts::EXE_SUFFIX;
 use std::process::Command;
 
 use crate::Result;
@@ -24,9 +23,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result {
         return Err(format!("{} is missing: run tools/reference/setup.sh", python.display()));
     }
     command::run(&mut cargo(["build", "--release", "--locked", "--package", "smolvla", "--bin", "smolvla"]))?;
-    // Cargo put the command beside this task, wherever the target folder is.
-    let task = std::env::current_exe().map_err(|error| format!("cannot find the target folder: {error}"))?;
-    let smolvla = task.with_file_name(format!("smolvla{EXE_SUFFIX}"));
+    let smolvla = command::built("smolvla")?;
 
     let mut golden = Command::new(python);
     golden.current_dir(&reference).arg("golden.py").arg("--smolvla").arg(smolvla);

@@ -5,6 +5,7 @@
 
 mod check;
 mod command;
+mod conform;
 mod golden;
 mod setup;
 mod tally;
@@ -34,6 +35,8 @@ enum Task {
     /// Set up, check, and run every test; prints how many passed, failed and were skipped
     #[command(visible_alias = "ci")]
     Test(test::Arguments),
+    /// Run the conformance suite over some backends and write a report; `conform --help` has its arguments
+    Conform(conform::Arguments),
     /// Regenerate the golden files with LeRobot (needs tools/reference/setup.sh to have been run)
     Golden(golden::Arguments),
 }
@@ -50,6 +53,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Setup => setup::run()?,
         Task::Check(arguments) => drop(check::run(&arguments)?),
         Task::Test(arguments) => return test::run(&arguments),
+        Task::Conform(arguments) => return conform::run(&arguments),
         Task::Golden(arguments) => golden::run(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)

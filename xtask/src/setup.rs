@@ -2,9 +2,12 @@
 //!
 //! The list is short on purpose. Tests run under plain `cargo test`: the conformance suite shares one loaded
 //! checkpoint a process, which a process a test (cargo-nextest) would load again for every test, and cargo's own
-//! runner needs no installing and prints the reason of each ignored test. No system package is needed: every
-//! dependency that builds C needs only the compiler that Rust needs anyway for linking.
+//! runner needs no installing and prints the reason of each ignored test. One system package is wanted, and none is
+//! needed: a Chromium, for the test that looks at the conformance report in a browser. Where it cannot be had, that
+//! test is ignored with its reason. Every dependency that builds C needs only the compiler that Rust needs anyway for
+//! linking.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::Result;
@@ -14,11 +17,26 @@ use crate::command::{self, cargo, succeeds};
 /// There is no other way to know the licences of some 500 crates, so it is worth the two minutes.
 const CARGO_DENY: &str = "cargo-deny@0.20.2";
 
+/// Names a browser for the tests that want one.
+const BROWSER_VARIABLE: &str = "SMOLVLA_BROWSER";
+
+/// Programs in PATH, and where other systems put theirs; tests/tests/report/browser.rs looks for the same.
+const BROWSERS: [&str; 6] = [
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
+];
+
 /// Installs what is missing, and says of each thing whether it was there.
 pub(crate) fn run() -> Result {
     component("rustfmt", "fmt")?;
     component("clippy", "clippy")?;
-    cargo_deny()
+    cargo_deny()?;
+    browser();
+    Ok(())
 }
 
 fn component(name: &str, verb: &str) -> Result {
@@ -55,6 +73,68 @@ fn reads_our_configuration(version: &str) -> bool {
     (parts.next(), parts.next()) >= (Some(0), Some(20))
 }
 
+/// Installs a browser where there is none and apt can; else says what goes without it.
+fn browser() {
+    if let Some(name) = installed_browser() {
+        eprintln!("xtask: {name}: there");
+        return;
+    }
+    let outcome = install_browser();
+    match installed_browser() {
+        Some(name) => eprintln!("xtask: {name}: installed"),
+        None => {
+            let reason = outcome.err().unwrap_or_else(|| "it was installed but is not found".to_owned());
+            eprintln!(
+                "xtask: no browser: {reason}. The test that looks at the conformance report in one will be ignored; \
+                 install Chromium or Chrome, or name a browser of that kind in {BROWSER_VARIABLE}"
+            );
+        }
+    }
+}
+
+/// The browser that tests will use. One that `SMOLVLA_BROWSER` names is taken at its word.
+fn installed_browser() -> Option<String> {
+    if let Some(name) = std::env::var_os(BROWSER_VARIABLE).filter(|name| !name.is_empty()) {
+        return Some(name.to_string_lossy().into_owned());
+    }
+    BROWSERS.into_iter().find(|name| is_installed(name)).map(str::to_owned)
+}
+
+fn is_installed(program: &str) -> bool {
+    // On Windows a browser asked for its version opens a window.
+    match Path::new(program).is_absolute() {
+        true => Path::new(program).is_file(),
+        false => succeeds(Command::new(program).arg("--version")),
+    }
+}
+
+fn install_browser() -> Result {
+    if !succeeds(Command::new("apt-get").arg("--version")) {
+        return Err("none is installed, and this system has no apt to install one with".to_owned());
+    }
+    let become_root: &[&str] = if is_root() {
+        &[]
+    } else if succeeds(Command::new("sudo").args(["--non-interactive", "true"])) {
+        &["sudo", "--non-interactive"]
+    } else {
+        return Err("none is installed, and `apt-get install chromium` needs root".to_owned());
+    };
+    command::run(&mut apt(become_root, &["update"]))?;
+    command::run(&mut apt(become_root, &["install", "--yes", "--no-install-recommends", "chromium"]))
+}
+
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
+
+/// `apt-get` with these arguments, through the words that give it the rights.
+fn apt(become_root: &[&str], arguments: &[&str]) -> Command {
+    let mut words = become_root.iter().chain(&["apt-get"]).chain(arguments);
+    let mut command = Command::new(words.next().unwrap_or(&"apt-get"));
+    command.args(words);
+    command
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,5 +151,24 @@ mod tests {
         ] {
             assert_eq!(reads_our_configuration(line), expected, "{line:?}");
         }
+    }
+
+    #[test]
+    fn apt_runs_through_sudo_only_where_it_must() {
+        let words = |command: Command| -> Vec<String> {
+            std::iter::once(command.get_program())
+                .chain(command.get_args())
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect()
+        };
+        assert_eq!(words(apt(&[], &["update"])), ["apt-get", "update"]);
+        let sudo = ["sudo", "--non-interactive"];
+        assert_eq!(words(apt(&sudo, &["update"])), ["sudo", "--non-interactive", "apt-get", "update"]);
+    }
+
+    #[test]
+    fn programs_that_are_not_there_are_not_installed() {
+        assert!(!is_installed("no-such-browser-anywhere"));
+        assert!(!is_installed("/nowhere/browser"));
     }
 }
