@@ -5,8 +5,9 @@ use smolvla_core::graph::Silent;
 
 use super::{Context, predict};
 use crate::actions::{Chunks, share_beyond_noise};
-use crate::evidence::{Evidence, Stop};
+use crate::evidence::{Evidence, Judge, Stop};
 use crate::fixtures::{ACTION_SPACE, Reference};
+use crate::tolerance::Gates;
 
 /// Observations a batch; what a batch holds changes nothing (see the metamorphic checks).
 const BATCH: usize = 10;
@@ -43,6 +44,8 @@ pub(super) fn joints(context: &Context<'_>, limit: usize) -> Result<Evidence, St
     let mut evidence = Evidence::default();
     let expected = Chunks { values: &expected, steps, joints };
     let got = Chunks { values: &got, steps, joints };
+    // Shown only: over all joints at once, a correlation sees little but where each joint is.
+    evidence.compare_within("actions", Judge::LeRobot, Gates::NONE, [expected.values, got.values], joints);
     evidence.compare_joints(context.precision, expected, got);
     let beyond = share_beyond_noise(expected, got, noises);
     let most = most_beyond_noise(context.precision);

@@ -76,6 +76,7 @@ pub fn faced(fixtures: &Fixtures) -> Result<Vec<Check>, Stop> {
     });
     faced.retain(|check| check.tier != Tier::ActionSpace);
     faced.push(joints("joints", OBSERVATIONS));
+    faced.sort_by_key(|check| check.tier);
     Ok(faced)
 }
 
@@ -110,20 +111,21 @@ fn take<'a>(mutants: &'a [Mutant], next: &AtomicUsize) -> Option<(usize, &'a Mut
     Some((index, mutants.get(index)?))
 }
 
-/// Which tiers find a mutant: each tier stops at the first check that fails. The rows of the first port's test run in
-/// any case, for their correlation.
+/// Which tiers find a mutant. A tier stops at the first check that fails, except where whole runs are compared with
+/// LeRobot's: those all run, for the lowest correlation of their actions. A gate of [`PCC_GATE`] on every one of them is
+/// what the other checks are set beside.
 pub fn examine(mutant: &Mutant, faced: &[Check], fixtures: &Fixtures) -> MutantReport {
     let context = Context { subject: mutant.subject(), precision: Precision::F32, fixtures };
     let mut killed_by: Vec<Kill> = Vec::new();
     let mut pcc = f64::INFINITY;
     for check in faced {
-        let is_row = check.name.starts_with("pcc_");
+        let compares_actions = matches!(check.tier, Tier::EndToEnd | Tier::ActionSpace);
         let tier_found_it = killed_by.iter().any(|kill| kill.tier == check.tier);
-        if tier_found_it && !is_row {
+        if tier_found_it && !compares_actions {
             continue;
         }
         let evidence = check.run(&context);
-        if is_row {
+        if compares_actions {
             let actions =
                 evidence.measurements.iter().filter(|m| m.judge == Judge::LeRobot && m.what == "actions");
             // No actions at all correlate with nothing.

@@ -25,7 +25,7 @@ pub(super) fn mutants() -> Vec<Mutant> {
             observation.task = "pick up the cube".to_owned();
         }),
         observing("state_ignored", "the state is always zero", |observation| observation.state.fill(0.0)),
-        observing("last_camera_repeated", "the first camera's picture stands for all", |observation| {
+        observing("first_camera_repeated", "the first camera's picture stands for all", |observation| {
             if let Some((_, first)) = observation.images.first().cloned() {
                 observation.images.iter_mut().for_each(|(_, image)| *image = first.clone());
             }

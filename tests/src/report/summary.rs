@@ -706,14 +706,16 @@ pub(super) fn operation(name: &str) -> (&str, &str) {
         .unwrap_or((name, ""))
 }
 
-/// Operations of the `Backend` trait; none is another's beginning.
-const OPERATIONS: [&str; 15] = [
+/// Operations and layers of the `Backend` trait that cases are named after; none is another's beginning.
+const OPERATIONS: [&str; 20] = [
     "activate",
     "attention",
     "axpy",
     "concat_tokens",
+    "denoise_step",
     "download",
     "embed_rows",
+    "expert_layer",
     "layer_norm",
     "linear",
     "pixel_shuffle",
@@ -723,6 +725,9 @@ const OPERATIONS: [&str; 15] = [
     "silu_mul",
     "slice_rows",
     "split_cols",
+    "text_layer",
+    "upload",
+    "vision_layer",
 ];
 
 /// Actions of one case, as LeRobot and as several variants computed them.
