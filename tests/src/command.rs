@@ -19,9 +19,10 @@ use crate::evidence::Stop;
 use crate::fixtures::Fixtures;
 use crate::mutants;
 use crate::report::{
-    BackendReport, CaseReport, FORMAT, HEADLINES, Machine, MutantsReport, Presence, Report, Status, Tier,
+    BackendReport, CaseReport, FORMAT, Files, HEADLINES, Machine, MutantsReport, Presence, Report, Status,
+    Tier, describe_pcc,
 };
-use crate::suite::{Candidate, run};
+use crate::suite::{Candidate, refuse_ambiguous, run};
 use crate::tolerance::{numerics_markdown, short};
 
 /// Check that backends compute the same policy as LeRobot, and write a report.
@@ -73,7 +74,7 @@ impl From<Size> for synth::Size {
 /// wrong.
 pub fn main(candidates: Vec<Candidate>) -> ExitCode {
     let arguments = Arguments::parse();
-    let outcome = perform(&arguments, candidates, &mut io::stdout().lock());
+    let outcome = perform(&arguments, candidates, &mut io::stdout());
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -88,12 +89,6 @@ pub fn main(candidates: Vec<Candidate>) -> ExitCode {
 /// What is wrong, for people.
 struct Failure(String);
 
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self(format!("cannot write to standard output: {error}"))
-    }
-}
-
 impl From<Stop> for Failure {
     fn from(stop: Stop) -> Self {
         Self(stop.to_string())
@@ -105,6 +100,7 @@ fn perform(arguments: &Arguments, candidates: Vec<Candidate>, out: &mut dyn Writ
     if let Some(file) = &arguments.numerics {
         return write_numerics(file).map(|()| true);
     }
+    refuse_ambiguous(&candidates)?;
     let candidates = chosen(candidates, arguments)?;
     let fixtures = Fixtures::open()?;
     let mut checks = checks(&fixtures, arguments.size.into())?;
@@ -113,7 +109,9 @@ fn perform(arguments: &Arguments, candidates: Vec<Candidate>, out: &mut dyn Writ
     }
     if arguments.list {
         for check in &checks {
-            writeln!(out, "{}::{}", check.tier.name(), check.name)?;
+            if writeln!(out, "{}::{}", check.tier.name(), check.name).is_err() {
+                break;
+            }
         }
         return Ok(true);
     }
@@ -138,9 +136,8 @@ fn perform(arguments: &Arguments, candidates: Vec<Candidate>, out: &mut dyn Writ
         tolerances: Report::TOLERANCES,
     };
     let files = report.write(&arguments.out).map_err(|error| Failure(error.to_string()))?;
-    summarize(&report, out)?;
-    writeln!(out, "\nreport: {}", files.html.display())?;
-    writeln!(out, "        {}\n        {}", files.markdown.display(), files.json.display())?;
+    // The files are written; a reader that has gone does not change what was found.
+    let _ = summarize(&report, &files, out);
     Ok(report.passed())
 }
 
@@ -152,9 +149,12 @@ fn chosen(candidates: Vec<Candidate>, arguments: &Arguments) -> Result<Vec<Candi
             Failure(format!("{flag} {name}: there is no such backend; expected {}", names.join(", ")))
         })
     };
-    let mut chosen = Vec::new();
+    let mut chosen: Vec<Candidate> = Vec::new();
     for name in &arguments.backend {
-        chosen.push(find("--backend", name)?);
+        let candidate = find("--backend", name)?;
+        if !chosen.iter().any(|other| other.name() == name) {
+            chosen.push(candidate);
+        }
     }
     // A required backend takes part even where only others were named.
     for name in &arguments.require {
@@ -235,14 +235,21 @@ impl Progress {
     }
 }
 
-fn summarize(report: &Report, out: &mut dyn Write) -> io::Result<()> {
+fn summarize(report: &Report, files: &Files, out: &mut dyn Write) -> io::Result<()> {
     for backend in &report.backends {
         summarize_backend(backend, out)?;
     }
     if let Some(mutants) = &report.mutants {
         summarize_mutants(mutants, out)?;
     }
-    writeln!(out, "\n{} in {:.0} s", if report.passed() { "passed" } else { "FAILED" }, report.wall_s)
+    let verdict = match (report.checked_anything(), report.passed()) {
+        (false, _) => "FAILED: nothing was checked,",
+        (true, true) => "passed",
+        (true, false) => "FAILED",
+    };
+    writeln!(out, "\n{verdict} in {:.0} s", report.wall_s)?;
+    writeln!(out, "\nreport: {}", files.html.display())?;
+    writeln!(out, "        {}\n        {}", files.markdown.display(), files.json.display())
 }
 
 fn summarize_backend(backend: &BackendReport, out: &mut dyn Write) -> io::Result<()> {
@@ -271,7 +278,7 @@ fn summarize_backend(backend: &BackendReport, out: &mut dyn Write) -> io::Result
             && let Some(measurement) = check.measurements.first()
         {
             let value = match check.tier {
-                Tier::EndToEnd => format!("PCC {:.9}", measurement.metrics.pcc),
+                Tier::EndToEnd => format!("PCC {}", describe_pcc(measurement.metrics.pcc)),
                 _ if check.name == "determinism" => {
                     format!("{} different bits", measurement.metrics.different_bits)
                 }

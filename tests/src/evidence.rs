@@ -11,6 +11,7 @@ use crate::tolerance::{Class, Gates, Violation, tolerance};
 /// By what a result is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Judge {
     /// LeRobot with the checkpoint's weights in f32.
     LeRobot,

@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 /// What is not finite on either side, or there on one side only, is counted and makes every distance infinite and
 /// every likeness zero: a NaN can never look like agreement.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Metrics {
     /// Elements compared.
     pub elements: usize,
@@ -42,6 +43,10 @@ pub struct Metrics {
     /// Its offset, in the unit of the tensor.
     #[serde(serialize_with = "number")]
     pub offset: f64,
+    /// Mean difference over the standard deviation of the expected values: an offset that noise of the same size would
+    /// not have.
+    #[serde(serialize_with = "number")]
+    pub bias: f64,
     /// The element with the largest difference; `None` where there is no difference.
     pub worst: Option<Worst>,
 }
@@ -85,6 +90,7 @@ impl Metrics {
                 different_bits: elements,
                 slope: 0.0,
                 offset: f64::INFINITY,
+                bias: f64::INFINITY,
                 worst: Some(worst(first)),
             };
         }
@@ -102,6 +108,7 @@ impl Metrics {
             different_bits: expected.iter().zip(got).filter(|(e, g)| e.to_bits() != g.to_bits()).count(),
             slope,
             offset,
+            bias: bias(expected, got),
             worst: (max_abs > 0.0).then(|| worst(index)),
         }
     }
@@ -211,6 +218,17 @@ impl Moments {
     }
 }
 
+/// Mean difference over the standard deviation of what is expected.
+fn bias(expected: &[f32], got: &[f32]) -> f64 {
+    if expected.is_empty() {
+        return 0.0;
+    }
+    let moments = Moments::of(expected, got);
+    let difference = moments.got_mean - moments.expected_mean;
+    let deviation = (moments.expected_variance / expected.len() as f64).sqrt();
+    if difference == 0.0 { 0.0 } else { difference / deviation }
+}
+
 fn comparable(expected: &[f32], got: &[f32]) -> bool {
     expected.len() == got.len() && expected.iter().chain(got).all(|v| v.is_finite())
 }
@@ -307,6 +325,8 @@ mod tests {
         let metrics = Metrics::measure(&expected, &got, 4);
         assert!(metrics.pcc > 0.999_999, "{}", metrics.pcc);
         assert!((metrics.slope - 1.3).abs() < 1e-6 && (metrics.offset - 15.0).abs() < 1e-5, "{metrics:?}");
+        let shifted = expected.map(|v| v + 3.0);
+        assert!((Metrics::measure(&expected, &shifted, 4).bias - 3.0 / 19.562_4).abs() < 1e-5);
     }
 
     #[test]

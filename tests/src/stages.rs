@@ -14,6 +14,27 @@ pub struct Recorder {
     values: HashMap<String, Vec<f32>>,
 }
 
+impl Recorder {
+    /// The `length` recorded values of a golden's stage; `None` where it was not recorded or has another size.
+    fn stage(&self, stage: &str, cameras: &mut CameraOffsets, length: usize) -> Option<&[f32]> {
+        let site = site_of(stage);
+        let start = if site == stage { 0 } else { cameras.advance(&site, length) };
+        let all = self.values.get(&site)?;
+        // More than the golden holds is as wrong as less; of the cameras' shared sites, the last one shows it.
+        if site == stage && all.len() != length {
+            return None;
+        }
+        all.get(start..start + length)
+    }
+
+    /// Name of the last site of noisy actions: the actions themselves.
+    fn last_actions(&self) -> String {
+        let last =
+            self.values.keys().filter(|site| site.ends_with(".x")).filter_map(|site| step_of(site)).max();
+        format!("steps.{}.x", last.unwrap_or(0))
+    }
+}
+
 impl Observer for Recorder {
     fn wants(&self, _site: Site) -> bool {
         true
@@ -115,7 +136,7 @@ pub struct StagePair {
     pub expected: Vec<f32>,
     /// The recorded values in their place; empty where the stage was not recorded or has another size.
     pub got: Vec<f32>,
-    /// Columns of both; 0 where they are samples.
+    /// Columns of both; 0 where they are samples or moments.
     pub cols: usize,
 }
 
@@ -129,18 +150,46 @@ pub fn stage_pairs(golden: &Golden, recorded: &Recorder, architecture: &Architec
     stages
         .into_iter()
         .filter(|(_, name)| !is_dead(name, read))
-        .filter_map(|(_, name)| {
-            let (shape, expected) = golden.f32(name).ok()?;
-            let got = recorded_values(recorded, golden, &mut cameras, name, expected.len());
-            let is_digest = name.ends_with(SAMPLES);
-            Some(StagePair {
-                stage: name.strip_suffix(SAMPLES).unwrap_or(name).to_owned(),
-                expected: expected.to_vec(),
-                got: got.unwrap_or_default(),
-                cols: if is_digest { 0 } else { shape.last().copied().unwrap_or(0) },
-            })
-        })
+        .flat_map(|(_, name)| pairs_of(golden, recorded, &mut cameras, name))
         .collect()
+}
+
+/// A whole stage; of a digest, its samples and its moments.
+fn pairs_of(golden: &Golden, recorded: &Recorder, cameras: &mut CameraOffsets, name: &str) -> Vec<StagePair> {
+    let Ok((shape, expected)) = golden.f32(name) else { return Vec::new() };
+    let Some(stage) = name.strip_suffix(SAMPLES) else {
+        // The actions after the last step are recorded as what the step after it would start from.
+        let site = if name == ACTIONS { recorded.last_actions() } else { name.to_owned() };
+        let got = recorded.stage(&site, cameras, expected.len()).unwrap_or_default().to_vec();
+        let cols = shape.last().copied().unwrap_or(0);
+        return vec![StagePair { stage: site, expected: expected.to_vec(), got, cols }];
+    };
+    let pair = |expected: &[f32], got: Vec<f32>| StagePair {
+        stage: stage.to_owned(),
+        expected: expected.to_vec(),
+        got,
+        cols: 0,
+    };
+    let length = golden.i64(&format!("{stage}.shape")).map_or(0, |(_, axes)| axes.iter().product::<i64>());
+    let all = usize::try_from(length).ok().and_then(|length| recorded.stage(stage, cameras, length));
+    let all = all.unwrap_or_default();
+    let indices = golden.i64(&format!("{stage}.indices")).map_or(&[][..], |(_, indices)| indices);
+    let samples =
+        indices.iter().filter_map(|index| all.get(usize::try_from(*index).ok()?).copied()).collect();
+    let moments = golden.f32(&format!("{stage}.moments")).map_or(&[][..], |(_, moments)| moments);
+    vec![pair(expected, samples), pair(moments, digest_moments(all))]
+}
+
+/// Mean, standard deviation and largest magnitude, as digests have them.
+fn digest_moments(values: &[f32]) -> Vec<f32> {
+    if values.is_empty() {
+        return Vec::new();
+    }
+    let count = values.len() as f64;
+    let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / count;
+    let variance = values.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / count;
+    let largest = values.iter().fold(0.0_f32, |largest, v| largest.max(v.abs()));
+    vec![mean as f32, variance.sqrt() as f32, largest]
 }
 
 /// Recorded sites that the golden should hold and does not: a comparison cannot pass because the golden is thin.
@@ -191,41 +240,15 @@ fn is_dead(stage: &str, read: usize) -> bool {
     index >= read || (!is_cache && index + 1 == read)
 }
 
+/// What goldens call the actions after the last step, padding included.
+const ACTIONS: &str = "actions.padded";
+
 /// What a digest's tensor of samples is called after the stage.
 const SAMPLES: &str = ".samples";
 
 /// Where each camera's part of a vision site starts, in elements; cameras come in order.
 #[derive(Default)]
 struct CameraOffsets(HashMap<String, usize>);
-
-/// The recorded elements that a golden tensor is about: the whole stage, or a digest's samples of it.
-fn recorded_values(
-    recorded: &Recorder,
-    golden: &Golden,
-    cameras: &mut CameraOffsets,
-    name: &str,
-    length: usize,
-) -> Option<Vec<f32>> {
-    let sampled = name.strip_suffix(SAMPLES);
-    let stage = sampled.unwrap_or(name);
-    let whole = match sampled {
-        Some(_) => golden.i64(&format!("{stage}.shape")).ok()?.1.iter().product::<i64>().try_into().ok()?,
-        None => length,
-    };
-    let site = site_of(stage);
-    let start = if site == stage { 0 } else { cameras.advance(&site, whole) };
-    let all = recorded.values.get(&site)?;
-    // More than the golden holds is as wrong as less; of the cameras' shared sites, the last one shows it.
-    if site == stage && all.len() != whole {
-        return None;
-    }
-    let values = all.get(start..start + whole)?;
-    if sampled.is_none() {
-        return Some(values.to_vec());
-    }
-    let (_, indices) = golden.i64(&format!("{stage}.indices")).ok()?;
-    indices.iter().map(|index| values.get(usize::try_from(*index).ok()?).copied()).collect()
-}
 
 impl CameraOffsets {
     /// Where the next camera's part of `site` starts; the one after it starts `length` later.
@@ -256,6 +279,9 @@ fn site_of(stage: &str) -> String {
 
 /// A key that sorts stages by when they are computed; `None` for what is not a stage.
 fn order(name: &str) -> Option<Vec<u64>> {
+    if name == ACTIONS {
+        return Some(vec![5]);
+    }
     let name = name.strip_suffix(SAMPLES).unwrap_or(name);
     if [".indices", ".shape", ".moments"].iter().any(|suffix| name.ends_with(suffix)) {
         return None;
@@ -286,6 +312,7 @@ mod tests {
     #[test]
     fn stages_are_ordered_by_computation() {
         let mut names = [
+            "actions.padded",
             "steps.10.x",
             "steps.2.velocity",
             "steps.2.x",
@@ -309,10 +336,11 @@ mod tests {
                 "steps.2.x",
                 "steps.2.velocity",
                 "steps.10.x",
+                "actions.padded",
             ]
         );
         for name in
-            ["input.0.state", "noise", "processed.tokens", "actions", "prefix.pad_mask", "actions.padded"]
+            ["input.0.state", "noise", "processed.tokens", "actions", "prefix.pad_mask", "steps.0.x.moments"]
         {
             assert_eq!(order(name), None, "{name}");
         }

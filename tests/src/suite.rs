@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -33,15 +33,22 @@ pub const REQUIRE: &str = "SMOLVLA_CONFORM_REQUIRE";
 #[derive(Clone)]
 pub struct Candidate {
     name: String,
-    subject: Result<Arc<dyn Subject>, Arc<BackendError>>,
+    subject: Arc<Opening>,
     expectations: Vec<Expectation>,
     /// Why it is spared the full size.
     too_slow: Option<&'static str>,
 }
 
+/// A device that is opened when it is needed: choosing one backend must not wake the others.
+type Opening = LazyLock<
+    Result<Arc<dyn Subject>, BackendError>,
+    Box<dyn FnOnce() -> Result<Arc<dyn Subject>, BackendError> + Send>,
+>;
+
 /// A check that a backend is known to fail: data, so that improvement is noticed. A check that passes in spite of it
 /// fails the suite until the expectation is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Expectation {
     /// Full name after the backend's, as reports print it: `f32::op::linear_odd_sizes`. A `*` at the end stands for
     /// any rest.
@@ -51,6 +58,11 @@ pub struct Expectation {
 }
 
 impl Expectation {
+    /// `check` is expected to fail for `reason`.
+    pub const fn new(check: &'static str, reason: &'static str) -> Self {
+        Self { check, reason }
+    }
+
     fn is_about(&self, full_name: &str) -> bool {
         match self.check.strip_suffix('*') {
             Some(start) => full_name.starts_with(start),
@@ -60,22 +72,22 @@ impl Expectation {
 }
 
 impl Candidate {
-    /// Opens a backend. Clones of it must be handles of the same device. A backend that cannot be opened takes part as
+    /// A backend that `open` opens when it is first asked something. Clones of it must be handles of the same device. A backend that cannot be opened takes part as
     /// absent.
     pub fn new<B: Backend + Clone>(
         name: impl Into<String>,
-        open: impl FnOnce() -> Result<B, BackendError>,
+        open: impl FnOnce() -> Result<B, BackendError> + Send + 'static,
     ) -> Self {
-        let subject = match open() {
-            Ok(backend) => Ok(Arc::new(backend) as Arc<dyn Subject>),
-            Err(error) => Err(Arc::new(error)),
-        };
+        let open = || open().map(|backend| Arc::new(backend) as Arc<dyn Subject>);
+        let subject: Arc<Opening> = Arc::new(LazyLock::new(Box::new(open)));
         Self { name: name.into(), subject, expectations: Vec::new(), too_slow: None }
     }
 
     /// A subject that is no plain backend.
     pub fn from_subject(name: impl Into<String>, subject: impl Subject + 'static) -> Self {
-        Self { name: name.into(), subject: Ok(Arc::new(subject)), expectations: Vec::new(), too_slow: None }
+        let open = || Ok(Arc::new(subject) as Arc<dyn Subject>);
+        let subject: Arc<Opening> = Arc::new(LazyLock::new(Box::new(open)));
+        Self { name: name.into(), subject, expectations: Vec::new(), too_slow: None }
     }
 
     /// Says which checks it is known to fail.
@@ -102,7 +114,11 @@ impl Candidate {
     /// # Errors
     /// What opening it said.
     pub fn subject(&self) -> Result<&dyn Subject, &BackendError> {
-        self.subject.as_deref().map_err(|error| &**error)
+        self.opened().as_deref()
+    }
+
+    fn opened(&self) -> &Result<Arc<dyn Subject>, BackendError> {
+        &self.subject
     }
 
     /// What a report says of it before any check.
@@ -126,10 +142,19 @@ impl Candidate {
 
     /// Every check it faces: all of them in each precision it offers, and one that says so for each it does not.
     pub fn trials(&self, checks: &[Check]) -> Vec<CandidateTrial> {
-        let Ok(subject) = &self.subject else { return Vec::new() };
+        let Ok(subject) = self.opened() else { return Vec::new() };
         let offered = subject.capabilities().precisions;
         let names: Vec<&str> = offered.iter().map(|precision| precision.name()).collect();
         let mut trials = Vec::new();
+        if !PRECISIONS.iter().any(|precision| offered.contains(precision)) {
+            let nothing = "offers no precision, so that nothing can be checked".to_owned();
+            trials.push(CandidateTrial {
+                subject: Arc::clone(subject),
+                precision: Precision::F32,
+                expectation: None,
+                asked: Asked::Impossible(nothing),
+            });
+        }
         for precision in PRECISIONS {
             let asked = if offered.contains(&precision) {
                 self.asked(checks)
@@ -187,6 +212,8 @@ enum Asked {
     Check(Check),
     /// Something that is not asked: what, and why.
     Lacking(&'static str, String),
+    /// Nothing can be asked at all: that is a failure.
+    Impossible(String),
 }
 
 impl CandidateTrial {
@@ -195,6 +222,7 @@ impl CandidateTrial {
         match &self.asked {
             Asked::Check(check) => format!("{}::{}::{}", self.precision, check.tier.name(), check.name),
             Asked::Lacking(what, _) => format!("{}::{}::{what}", self.precision, Tier::EndToEnd.name()),
+            Asked::Impossible(_) => format!("{}::{}::capabilities", self.precision, Tier::EndToEnd.name()),
         }
     }
 
@@ -208,6 +236,9 @@ impl CandidateTrial {
             }
             Asked::Lacking(what, reason) => {
                 (Tier::EndToEnd, (*what).to_owned(), Evidence::unsupported(reason.clone()))
+            }
+            Asked::Impossible(reason) => {
+                (Tier::EndToEnd, "capabilities".to_owned(), Evidence::failed(reason.clone()))
             }
         };
         let (status, reasons) = judge(&evidence, self.expectation.as_ref());
@@ -237,23 +268,28 @@ impl CandidateTrial {
     }
 }
 
-/// What evidence comes to, in the light of what was expected.
+/// What evidence comes to, in the light of what was expected. What is wrong counts more than what is lacking.
 fn judge(evidence: &Evidence, expectation: Option<&Expectation>) -> (Status, Vec<String>) {
-    match (evidence, expectation) {
-        (Evidence { unsupported: Some(reason), .. }, _) => (Status::Unsupported, vec![reason.clone()]),
-        (evidence, None) if evidence.holds() => (Status::Passed, Vec::new()),
-        (evidence, None) => (Status::Failed, evidence.failures.clone()),
-        (evidence, Some(expectation)) if evidence.holds() => (
+    let Evidence { failures, unsupported, .. } = evidence;
+    match (expectation, unsupported) {
+        (Some(expectation), _) if !failures.is_empty() => {
+            let known = format!("known: {}", expectation.reason);
+            (Status::ExpectedFailure, std::iter::once(known).chain(failures.iter().cloned()).collect())
+        }
+        (None, _) if !failures.is_empty() => (Status::Failed, failures.clone()),
+        (Some(expectation), Some(lack)) => (
+            Status::Failed,
+            vec![format!("was expected to fail ({}), and is now unsupported: {lack}", expectation.reason)],
+        ),
+        (None, Some(lack)) => (Status::Unsupported, vec![lack.clone()]),
+        (Some(expectation), None) => (
             Status::UnexpectedPass,
             vec![format!(
                 "passes, and was expected to fail ({}); remove the expectation",
                 expectation.reason
             )],
         ),
-        (evidence, Some(expectation)) => {
-            let known = format!("known: {}", expectation.reason);
-            (Status::ExpectedFailure, std::iter::once(known).chain(evidence.failures.clone()).collect())
-        }
+        (None, None) => (Status::Passed, Vec::new()),
     }
 }
 
@@ -261,32 +297,45 @@ fn judge(evidence: &Evidence, expectation: Option<&Expectation>) -> (Status, Vec
 ///
 /// The usual arguments of test programs work. Backends that [`REQUIRE`] names must be there.
 pub fn test_main(candidates: impl IntoIterator<Item = Candidate>, sizes: &[Size]) -> ExitCode {
-    let required: Vec<String> = std::env::var(REQUIRE)
+    let candidates: Vec<Candidate> = candidates.into_iter().collect();
+    let mut required: Vec<String> = std::env::var(REQUIRE)
         .unwrap_or_default()
         .split(',')
+        .map(|name| name.trim().to_owned())
         .filter(|name| !name.is_empty())
-        .map(str::to_owned)
         .collect();
-    match trials(candidates.into_iter().collect(), sizes, &required) {
+    // The variable is for all test programs of a workspace; each has its own candidates.
+    let (own, others) = required.drain(..).partition(|name| candidates.iter().any(|c| c.name == *name));
+    let others: Vec<String> = others;
+    if !others.is_empty() {
+        say(&format!("{REQUIRE}: this program has no backend {}", others.join(", ")));
+    }
+    match trials(candidates, sizes, &own) {
         Ok(trials) => libtest_mimic::run(&Arguments::from_args(), trials).exit_code(),
         Err(stop) => {
-            // Standard error may be closed; the exit code says it all the same.
-            let _ = writeln!(std::io::stderr(), "{stop}");
+            say(&stop.to_string());
             ExitCode::FAILURE
         }
     }
 }
 
+/// A line on standard error. It may be closed; the exit code says the rest.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// The candidates' checks as tests.
 ///
 /// # Errors
-/// [`Stop::Fixture`] when cases are absent or malformed, or a required backend is no candidate.
+/// [`Stop::Fixture`] when cases are absent or malformed, there is no candidate or two of one name, or a required backend
+/// is no candidate.
 pub fn trials(candidates: Vec<Candidate>, sizes: &[Size], required: &[String]) -> Result<Vec<Trial>, Stop> {
     let fixtures = Arc::new(Fixtures::open()?);
     let mut checks = Vec::new();
     for size in sizes {
         checks.extend(self::checks(&fixtures, *size)?.into_iter().filter(|check| !check.in_reports_only));
     }
+    refuse_ambiguous(&candidates)?;
     if let Some(unknown) = required.iter().find(|name| !candidates.iter().any(|c| c.name == **name)) {
         return Err(Stop::Fixture(format!("{REQUIRE}: there is no backend `{unknown}`")));
     }
@@ -294,6 +343,21 @@ pub fn trials(candidates: Vec<Candidate>, sizes: &[Size], required: &[String]) -
         .iter()
         .flat_map(|candidate| tests_of(candidate, &checks, &fixtures, required.contains(&candidate.name)))
         .collect())
+}
+
+/// Refuses no candidates, and two of one name.
+pub(crate) fn refuse_ambiguous(candidates: &[Candidate]) -> Result<(), Stop> {
+    if candidates.is_empty() {
+        return Err(Stop::Fixture("there is no backend to check".to_owned()));
+    }
+    let twice = candidates
+        .iter()
+        .enumerate()
+        .find(|(index, candidate)| candidates[..*index].iter().any(|other| other.name == candidate.name));
+    match twice {
+        Some((_, candidate)) => Err(Stop::Fixture(format!("two backends are called `{}`", candidate.name))),
+        None => Ok(()),
+    }
 }
 
 fn tests_of(candidate: &Candidate, checks: &[Check], fixtures: &Arc<Fixtures>, required: bool) -> Vec<Trial> {

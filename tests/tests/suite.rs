@@ -11,7 +11,8 @@ use smolvla_conformance::suite::{run, trials};
 use smolvla_conformance::tolerance::numerics_markdown;
 use smolvla_conformance::{Candidate, Expectation};
 use smolvla_core::BackendError;
-use smolvla_core::backend::{Backend, BackendErrorKind, Epilogue};
+use smolvla_core::backend::{AttentionShape, Backend, BackendErrorKind, Capabilities, Epilogue, LayerOp};
+use smolvla_core::graph::{KeyValue, VisionLayer};
 use smolvla_core::reference::Reference;
 use smolvla_core::synth::Size;
 
@@ -109,7 +110,7 @@ fn a_wrong_backend_is_told_each_stage_that_is_wrong_by_itself() {
 
 #[test]
 fn known_failures_pass_and_their_disappearance_fails() {
-    let expectation = [Expectation { check: "f32::op::linear_odd_sizes*", reason: "loses a sign" }];
+    let expectation = [Expectation::new("f32::op::linear_odd_sizes*", "loses a sign")];
     let known = wrong().expecting(&expectation);
     let report = &reports(&known, "op::linear_odd_sizes")[0];
     assert_eq!(report.status, Status::ExpectedFailure);
@@ -129,7 +130,7 @@ fn known_failures_pass_and_their_disappearance_fails() {
 
 #[test]
 fn an_expectation_about_no_check_fails() {
-    let idle = [Expectation { check: "f32::op::no_such_case", reason: "misspelt" }];
+    let idle = [Expectation::new("f32::op::no_such_case", "misspelt")];
     let candidate = Candidate::new("idle", || Ok(Reference)).expecting(&idle);
     assert!(count(vec![candidate.clone()], &[], "expectations").has_failed());
     let report = run(&candidate, &[], &FIXTURES, false, &mut |_| ());
@@ -196,6 +197,90 @@ fn precisions_that_are_not_offered_are_said() {
         said,
         [("bf16", Status::Unsupported), ("f16", Status::Unsupported), ("int8", Status::Unsupported)]
     );
+}
+
+/// Offers nothing.
+#[derive(Clone)]
+struct OffersNothing;
+
+impl<B: Backend> Alteration<B> for OffersNothing {
+    fn capabilities(&self, inner: &B) -> Capabilities {
+        let mut capabilities = inner.capabilities();
+        capabilities.precisions.clear();
+        capabilities
+    }
+}
+
+#[test]
+fn a_backend_that_offers_no_precision_fails() {
+    let idle = || Candidate::new("idle", || Ok(Altered::new(Reference, OffersNothing)));
+    assert_eq!(run(&idle(), &[], &FIXTURES, false, &mut |_| ()).failures(), 1);
+    assert!(count(vec![idle()], &[], "idle").has_failed());
+}
+
+/// Has a vision layer of its own that is wrong, and no attention to compose the right one of.
+#[derive(Clone)]
+struct WrongAndUnable;
+
+impl<B: Backend> Alteration<B> for WrongAndUnable {
+    fn attention(
+        &self,
+        _: &B,
+        _: &B::Tensor,
+        _: &[&KeyValue<B::Tensor>],
+        _: Option<&B::Mask>,
+        _: AttentionShape,
+    ) -> Result<B::Tensor, BackendError> {
+        Err(BackendError::new("unable", "attention", BackendErrorKind::Unsupported, "only inside layers"))
+    }
+
+    fn overrides(&self, _: &B, op: LayerOp) -> bool {
+        op == LayerOp::VisionLayer
+    }
+
+    fn vision_layer(
+        &self,
+        inner: &B,
+        layer: &VisionLayer<B::Tensor, B::Linear>,
+        x: &B::Tensor,
+        images: usize,
+    ) -> Result<B::Tensor, BackendError> {
+        inner.scale(&inner.vision_layer(layer, x, images)?, 1.1)
+    }
+}
+
+#[test]
+fn what_is_wrong_is_not_hidden_by_what_is_lacking() {
+    let candidate = Candidate::new("unable", || Ok(Altered::new(Reference, WrongAndUnable)));
+    let reports = reports(&candidate, "op::");
+    let statuses = |start: &str| -> Vec<Status> {
+        reports.iter().filter(|r| r.name.starts_with(start)).map(|r| r.status).collect()
+    };
+    assert!(statuses("attention").iter().all(|status| *status == Status::Unsupported));
+    assert!(
+        statuses("vision_layer").iter().all(|status| *status == Status::Failed),
+        "{:?}",
+        statuses("vision_layer")
+    );
+}
+
+#[test]
+fn an_expected_failure_that_becomes_unsupported_is_noticed() {
+    let expectation = [Expectation::new("f32::op::attention_*", "off by a bit")];
+    let candidate =
+        Candidate::new("unable", || Ok(Altered::new(Reference, WrongAndUnable))).expecting(&expectation);
+    for report in reports(&candidate, "op::attention_") {
+        assert_eq!(report.status, Status::Failed);
+        assert!(report.reasons[0].contains("is now unsupported"), "{:?}", report.reasons);
+    }
+}
+
+#[test]
+fn no_backends_and_two_of_one_name_are_refused() {
+    let one = || Candidate::new("one", || Ok(Reference));
+    assert!(trials(Vec::new(), &[Size::Tiny], &[]).is_err());
+    let error = trials(vec![one(), one()], &[Size::Tiny], &[]).map(|_| ()).unwrap_err().to_string();
+    assert_eq!(error, "two backends are called `one`");
 }
 
 /// Panics in every norm.

@@ -50,7 +50,7 @@ fn main() -> ExitCode {
 
 fn perform(task: Task) -> Result<ExitCode> {
     match task {
-        Task::Setup => setup::run()?,
+        Task::Setup => setup::run(setup::Caller::Setup)?,
         Task::Check(arguments) => drop(check::run(&arguments)?),
         Task::Test(arguments) => return test::run(&arguments),
         Task::Conform(arguments) => return conform::run(&arguments),

@@ -30,12 +30,21 @@ const BROWSERS: [&str; 6] = [
     r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
 ];
 
+/// Who asks for the setup: system packages are installed only where that was asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// `cargo xtask setup`.
+    Setup,
+    /// `cargo xtask test`: on a machine of continuous integration (`CI` is set), as `Setup`.
+    Test,
+}
+
 /// Installs what is missing, and says of each thing whether it was there.
-pub(crate) fn run() -> Result {
+pub(crate) fn run(caller: Caller) -> Result {
     component("rustfmt", "fmt")?;
     component("clippy", "clippy")?;
     cargo_deny()?;
-    browser();
+    browser(caller);
     Ok(())
 }
 
@@ -74,12 +83,17 @@ fn reads_our_configuration(version: &str) -> bool {
 }
 
 /// Installs a browser where there is none and apt can; else says what goes without it.
-fn browser() {
+fn browser(caller: Caller) {
     if let Some(name) = installed_browser() {
         eprintln!("xtask: {name}: there");
         return;
     }
-    let outcome = install_browser();
+    let is_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+    let outcome = if caller == Caller::Setup || is_ci {
+        install_browser()
+    } else {
+        Err("none is installed; `cargo xtask setup` does it".to_owned())
+    };
     match installed_browser() {
         Some(name) => eprintln!("xtask: {name}: installed"),
         None => {
@@ -129,8 +143,10 @@ fn is_root() -> bool {
 
 /// `apt-get` with these arguments, through the words that give it the rights.
 fn apt(become_root: &[&str], arguments: &[&str]) -> Command {
-    let mut words = become_root.iter().chain(&["apt-get"]).chain(arguments);
-    let mut command = Command::new(words.next().unwrap_or(&"apt-get"));
+    // Through `env`, because sudo drops the environment. Another apt may hold the lock for a while.
+    let program = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--option", "DPkg::Lock::Timeout=120"];
+    let mut words = become_root.iter().chain(&program).chain(arguments);
+    let mut command = Command::new(words.next().unwrap_or(&"env"));
     command.args(words);
     command
 }

@@ -23,7 +23,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let started = Instant::now();
     let mut unchecked = Vec::new();
     if !arguments.tests_only {
-        setup::run()?;
+        setup::run(setup::Caller::Test)?;
         unchecked = check::run(&arguments.check)?;
     }
     let mut tally = Tally::default();

@@ -118,14 +118,12 @@ impl Backend for BurnBackend {
     type Mask = BurnMask;
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            backend: self.identity.backend,
-            device: self.identity.device.clone(),
-            driver: self.identity.driver.clone(),
-            execution: self.identity.execution.clone(),
-            precisions: vec![Precision::F32],
-            static_shapes: self.identity.static_shapes,
-        }
+        let Identity { backend, device, driver, execution, static_shapes } = &self.identity;
+        let mut capabilities = Capabilities::new(backend, device, [Precision::F32]);
+        capabilities.driver.clone_from(driver);
+        capabilities.execution = execution.clone();
+        capabilities.static_shapes = *static_shapes;
+        capabilities
     }
 
     fn prepare_linear(

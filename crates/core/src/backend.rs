@@ -88,7 +88,15 @@ pub enum Execution {
 }
 
 /// What an opened backend is and can do. Plain data, printed with every result.
+///
+/// ```
+/// use smolvla_core::backend::{Capabilities, Execution, Precision};
+///
+/// let mut capabilities = Capabilities::new("mine", "a card of mine, 8 GB", [Precision::F32, Precision::Bf16]);
+/// capabilities.execution = Execution::Emulated("a cycle-accurate model".to_owned());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Capabilities {
     /// The backend's name, as `--backend` takes it.
     pub backend: &'static str,
@@ -104,6 +112,24 @@ pub struct Capabilities {
     /// Whether each new shape costs a compilation or tuning. The graph then keeps LeRobot's padded prefix;
     /// otherwise it leaves out padding, which changes no valid value.
     pub static_shapes: bool,
+}
+
+impl Capabilities {
+    /// A native device without a driver to name and without static shapes; what is otherwise is set afterwards.
+    pub fn new(
+        backend: &'static str,
+        device: impl Into<String>,
+        precisions: impl IntoIterator<Item = Precision>,
+    ) -> Self {
+        Self {
+            backend,
+            device: device.into(),
+            driver: None,
+            execution: Execution::Native,
+            precisions: precisions.into_iter().collect(),
+            static_shapes: false,
+        }
+    }
 }
 
 /// What kind of failure a backend met.

@@ -4,8 +4,8 @@
 //! backends are judged against it, and it against LeRobot.
 
 use crate::backend::{
-    Activation, AttentionMask, AttentionShape, Backend, BackendError, Capabilities, Epilogue, Execution,
-    Matrix, Precision, Prepared,
+    Activation, AttentionMask, AttentionShape, Backend, BackendError, Capabilities, Epilogue, Matrix,
+    Precision, Prepared,
 };
 use crate::graph::KeyValue;
 use crate::weights::LinearSource;
@@ -121,14 +121,7 @@ impl Backend for Reference {
     type Mask = HostMask;
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            backend: "reference",
-            device: "plain loops with f64 accumulation, one thread".to_owned(),
-            driver: None,
-            execution: Execution::Native,
-            precisions: vec![Precision::F32],
-            static_shapes: false,
-        }
+        Capabilities::new("reference", "plain loops with f64 accumulation, one thread", [Precision::F32])
     }
 
     fn prepare_linear(

@@ -102,6 +102,14 @@ impl<'a> Scene<'a> {
         self.observations.first().cloned().unwrap_or_default()
     }
 
+    /// The joints whose state is changed: all, or the first at full size, where each costs a run.
+    fn joints(&self) -> std::ops::Range<usize> {
+        match self.case.size() {
+            Size::Tiny => 0..self.first().state.len(),
+            Size::Base => 0..1,
+        }
+    }
+
     /// Holds two chunks to the limits of normalised actions.
     fn same(&self, evidence: &mut Evidence, what: &str, expected: &[f32], got: &[f32]) -> Result<(), Stop> {
         let cols = self.context.fixtures.checkpoint(self.case)?.config.action_dim();
@@ -136,18 +144,41 @@ fn determinism(scene: &Scene<'_>) -> Result<Evidence, Stop> {
     Ok(evidence)
 }
 
+/// Another instruction, and the same words in another order: of the same length, so that the words must be read.
 fn instruction_sensitivity(scene: &Scene<'_>) -> Result<Evidence, Stop> {
-    changed(scene, "another instruction", |observation| {
-        observation.task = "open the drawer and take out the blue cup".to_owned();
-    })
+    let mut evidence = Evidence::default();
+    let mut policy = scene.load()?;
+    let plain = scene.chunk(&mut *policy, scene.first())?;
+    let mut other = scene.first();
+    other.task = "open the drawer and take out the blue cup".to_owned();
+    let moved = scene.chunk(&mut *policy, other)?;
+    scene.moved(&mut evidence, "another instruction", &plain, &moved);
+
+    let mut reordered = scene.first();
+    let words: Vec<&str> = reordered.task.split(' ').collect();
+    // The first word stays, because a tokenizer may take the space before a word into it.
+    reordered.task =
+        words.iter().take(1).chain(words.iter().skip(1).rev()).copied().collect::<Vec<_>>().join(" ");
+    let moved = scene.chunk(&mut *policy, reordered)?;
+    evidence.require(moved.prefix_tokens == plain.prefix_tokens, || {
+        format!("the words in another order make {} tokens, not {}", moved.prefix_tokens, plain.prefix_tokens)
+    });
+    scene.moved(&mut evidence, "the instruction's words in another order", &plain, &moved);
+    Ok(evidence)
 }
 
+/// Every joint by itself.
 fn state_sensitivity(scene: &Scene<'_>) -> Result<Evidence, Stop> {
-    changed(scene, "another state", |observation| {
-        for joint in &mut observation.state {
-            *joint += 20.0;
-        }
-    })
+    let mut evidence = Evidence::default();
+    let mut policy = scene.load()?;
+    let plain = scene.chunk(&mut *policy, scene.first())?;
+    for joint in scene.joints() {
+        let mut other = scene.first();
+        other.state[joint] += 20.0;
+        let moved = scene.chunk(&mut *policy, other)?;
+        scene.moved(&mut evidence, &format!("joint {joint} elsewhere"), &plain, &moved);
+    }
+    Ok(evidence)
 }
 
 /// Every camera by itself: one that is not looked at would hide behind the others.

@@ -1,6 +1,7 @@
 //! Stages of the model against LeRobot's.
 
 use smolvla_core::graph::{Observer, PrefixLayout};
+use smolvla_core::synth::Size;
 
 use super::{Context, noise, predict};
 use crate::evidence::{Evidence, Judge, Stop};
@@ -15,13 +16,20 @@ pub(super) fn free(context: &Context<'_>, case: &str) -> Result<Evidence, Stop> 
     let golden = context.fixtures.golden(case, Reference::Fp32)?;
     let mut recorder = Recorder::default();
     run(context, case, &golden, &mut recorder)?;
-    let mut evidence = compare(context, case, &golden, &recorder, Class::StageFree)?;
+    let mut evidence = compare(context, case, &golden, &recorder, free_class(case))?;
     let later = evidence.failures.len().saturating_sub(1);
     evidence.failures.truncate(1);
     if let Some(first) = evidence.failures.first_mut() {
         *first = format!("first diverges at {first}; {later} stages after it are off too");
     }
     Ok(evidence)
+}
+
+fn free_class(case: &Case) -> Class {
+    match case.size() {
+        Size::Tiny => Class::StageFree,
+        Size::Base => Class::StageFreeBase,
+    }
 }
 
 /// Every stage from LeRobot's own inputs of it, so that each is judged by itself.

@@ -20,7 +20,7 @@ pub(super) fn number(value: f64) -> String {
 }
 
 /// A correlation that does not round to 1: `0.9712`, `1 − 3.2e-9`, `1` only where it is exactly that.
-pub(super) fn pcc(value: f64) -> String {
+pub(crate) fn pcc(value: f64) -> String {
     let missing = 1.0 - value;
     if missing > 0.0 && missing < 1e-4 { format!("1 − {missing:.1e}") } else { number(value) }
 }

@@ -19,6 +19,7 @@ pub use model::{
     Report, Status, Tier,
 };
 
+pub(crate) use format::pcc as describe_pcc;
 pub(crate) use summary::HEADLINES;
 
 /// Where [`Report::write`] wrote.

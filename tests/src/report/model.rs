@@ -40,10 +40,20 @@ impl Report {
     /// The tolerance table, for [`Report::tolerances`].
     pub const TOLERANCES: &'static [Tolerance] = TABLE;
 
-    /// Whether nothing failed: every check of every backend, every required backend, every mutant.
+    /// Whether something was checked and nothing failed: every check of every backend, every required backend, every
+    /// mutant.
     pub fn passed(&self) -> bool {
-        self.backends.iter().all(|backend| backend.failures() == 0)
+        self.checked_anything()
+            && self.backends.iter().all(|backend| backend.failures() == 0)
             && self.mutants.as_ref().is_none_or(|mutants| mutants.survivors() == 0)
+    }
+}
+
+impl Report {
+    /// Whether any check was made: absent backends and lacking capabilities prove nothing.
+    pub fn checked_anything(&self) -> bool {
+        let made = |check: &CheckReport| check.status != Status::Unsupported;
+        self.mutants.is_some() || self.backends.iter().any(|backend| backend.checks.iter().any(made))
     }
 }
 
@@ -142,6 +152,7 @@ impl CheckReport {
 /// A kind of check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Tier {
     /// One operation against plain loops.
     Op,
@@ -174,6 +185,7 @@ impl Tier {
 /// What came of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Status {
     /// It holds.
     Passed,

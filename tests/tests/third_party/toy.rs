@@ -57,14 +57,11 @@ impl Backend for Toy {
     type Mask = HostMask;
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            backend: "toy",
-            device: "a toy of the test suite".to_owned(),
-            driver: None,
-            execution: Execution::Emulated("the plain loops of the reference backend".to_owned()),
-            precisions: vec![Precision::F32, Precision::Bf16],
-            static_shapes: true,
-        }
+        let precisions = [Precision::F32, Precision::Bf16];
+        let mut capabilities = Capabilities::new("toy", "a toy of the test suite", precisions);
+        capabilities.execution = Execution::Emulated("the plain loops of the reference backend".to_owned());
+        capabilities.static_shapes = true;
+        capabilities
     }
 
     fn prepare_linear(
