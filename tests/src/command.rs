@@ -16,7 +16,7 @@ use smolvla_core::synth;
 
 use crate::checks::{Check, checks};
 use crate::evidence::Stop;
-use crate::fixtures::Fixtures;
+use crate::fixtures::{Fixtures, target_folder};
 use crate::mutants;
 use crate::report::{
     BackendReport, CaseReport, FORMAT, Files, HEADLINES, Machine, MutantsReport, Presence, Report, Status,
@@ -35,16 +35,17 @@ struct Arguments {
     /// Size of the checkpoints: `tiny` asks everything in seconds, `base` compares the real size with LeRobot
     #[arg(long, value_enum, default_value_t = Size::Tiny)]
     size: Size,
-    /// Folder for report.json, report.md and report.html
-    #[arg(long, value_name = "DIR", default_value = "target/conform")]
-    out: PathBuf,
+    /// Folder for report.json, report.md and report.html [default: conform in the build's target folder]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     /// Backends that must be there, with commas between: their absence is a failure, not a skip
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     require: Vec<String>,
     /// Only checks whose name (`op::linear_one_row`; see --list) contains this
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
-    /// Put known defects into the reference backend and show which checks find each
+    /// Put known defects into the reference backend and show which checks find each; backends named beside it are
+    /// checked as well
     #[arg(long)]
     mutants: bool,
     /// Print the names of all checks and run none
@@ -131,11 +132,13 @@ fn perform(arguments: &Arguments, candidates: Vec<Candidate>, out: &mut dyn Writ
         mutants: arguments.mutants.then(|| run_mutants(&fixtures)).transpose()?,
         wall_s: clock.elapsed().as_secs_f64(),
         size: synth::Size::from(arguments.size).name().to_owned(),
+        filter: arguments.filter.clone(),
         machine: machine(),
         cases: cases(&fixtures, arguments.size)?,
         tolerances: Report::TOLERANCES,
     };
-    let files = report.write(&arguments.out).map_err(|error| Failure(error.to_string()))?;
+    let out_folder = arguments.out.clone().unwrap_or_else(|| target_folder().join("conform"));
+    let files = report.write(&out_folder).map_err(|error| Failure(error.to_string()))?;
     // The files are written; a reader that has gone does not change what was found.
     let _ = summarize(&report, &files, out);
     Ok(report.passed())
@@ -146,7 +149,7 @@ fn chosen(candidates: Vec<Candidate>, arguments: &Arguments) -> Result<Vec<Candi
     let find = |flag: &str, name: &String| {
         candidates.iter().find(|candidate| candidate.name() == name).cloned().ok_or_else(|| {
             let names: Vec<&str> = candidates.iter().map(Candidate::name).collect();
-            Failure(format!("{flag} {name}: there is no such backend; expected {}", names.join(", ")))
+            Failure(format!("{flag} `{name}`: there is no such backend; expected {}", names.join(", ")))
         })
     };
     let mut chosen: Vec<Candidate> = Vec::new();
@@ -279,10 +282,11 @@ fn summarize_backend(backend: &BackendReport, out: &mut dyn Write) -> io::Result
         {
             let value = match check.tier {
                 Tier::EndToEnd => format!("PCC {}", describe_pcc(measurement.metrics.pcc)),
+                _ if measurement.metrics.different_bits == 0 => "equal bits".to_owned(),
                 _ if check.name == "determinism" => {
-                    format!("{} different bits", measurement.metrics.different_bits)
+                    format!("{} different elements", measurement.metrics.different_bits)
                 }
-                _ => format!("moves {} of the actions' size", short(measurement.metrics.nmse.sqrt())),
+                _ => format!("moved by NMSE {}", short(measurement.metrics.nmse)),
             };
             writeln!(out, "  {line:<26} {:<6} {value}", check.precision)?;
         }
@@ -314,7 +318,7 @@ fn summarize_mutants(mutants: &MutantsReport, out: &mut dyn Write) -> io::Result
 }
 
 fn write_numerics(file: &PathBuf) -> Result<(), Failure> {
-    let fail = |error: io::Error| Failure(format!("{}: {error}", file.display()));
+    let fail = |error: io::Error| Failure(format!("cannot write {}: {error}", file.display()));
     let aside = file.with_extension("md.partial");
     fs::write(&aside, numerics_markdown()).map_err(fail)?;
     fs::rename(&aside, file).map_err(fail)
@@ -374,7 +378,7 @@ mod tests {
     #[test]
     fn unknown_backends_are_refused_with_the_known_ones() {
         let message = names(&["--backend", "abacus"]).unwrap_err();
-        assert_eq!(message, "--backend abacus: there is no such backend; expected one, two");
-        assert!(names(&["--require", "abacus"]).unwrap_err().starts_with("--require abacus"));
+        assert_eq!(message, "--backend `abacus`: there is no such backend; expected one, two");
+        assert!(names(&["--require", "abacus"]).unwrap_err().starts_with("--require `abacus`"));
     }
 }

@@ -132,7 +132,7 @@ impl Fixtures {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
         let cases = read_json(&folder.join("cases.json"))?;
         let temporary = tempfile::tempdir().map_err(|error| fixture("a temporary folder", &error))?;
-        Ok(Self { folder, cases, temporary, kept: target_tmp(), ready: Mutex::default() })
+        Ok(Self { folder, cases, temporary, kept: target_folder().join("tmp"), ready: Mutex::default() })
     }
 
     /// Every case.
@@ -273,12 +273,12 @@ fn rename_cameras(folder: &Path, renames: &HashMap<String, String>) -> Result<()
     fs::write(&path, json.to_string()).map_err(|error| fixture(&path.display().to_string(), &error))
 }
 
-/// `target/tmp` of the build that this program is part of, else a folder of the system's own for such things.
-fn target_tmp() -> PathBuf {
+/// The target folder of the build that this program is part of, else a folder of the system's own for such things.
+pub(crate) fn target_folder() -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
     let profile = program.ancestors().find(|folder| folder.join(".fingerprint").is_dir());
     match profile.and_then(Path::parent) {
-        Some(target) => target.join("tmp"),
+        Some(target) => target.to_owned(),
         None => std::env::temp_dir().join("smolvla-conformance"),
     }
 }

@@ -310,6 +310,13 @@ pub fn test_main(candidates: impl IntoIterator<Item = Candidate>, sizes: &[Size]
     if !others.is_empty() {
         say(&format!("{REQUIRE}: this program has no backend {}", others.join(", ")));
     }
+    // Also where a filter or --list leaves out the test that says so.
+    for name in &own {
+        if let Some(Err(error)) = candidates.iter().find(|c| c.name == *name).map(Candidate::subject) {
+            say(&format!("{REQUIRE}: {name} is absent: {error}"));
+            return ExitCode::FAILURE;
+        }
+    }
     match trials(candidates, sizes, &own) {
         Ok(trials) => libtest_mimic::run(&Arguments::from_args(), trials).exit_code(),
         Err(stop) => {
@@ -379,7 +386,8 @@ fn tests_of(candidate: &Candidate, checks: &[Check], fixtures: &Arc<Fixtures>, r
         .collect();
     tests.extend(trials.into_iter().map(|trial| {
         let fixtures = Arc::clone(fixtures);
-        let kind = if trial.expectation.is_some() { "known to fail" } else { "" };
+        let kind =
+            trial.expectation.map(|known| format!("known to fail: {}", known.reason)).unwrap_or_default();
         let test = Trial::ignorable_test(format!("{name}::{}", trial.full_name()), move || {
             let report = trial.run(&fixtures);
             match report.status {

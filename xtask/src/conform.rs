@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::process::{Command, ExitCode};
 
 use crate::Result;
-use crate::command::{self, cargo, root};
+use crate::command::{self, cargo};
 
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
@@ -28,7 +28,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     ]))?;
     let mut conform = Command::new(command::built("conform")?);
     let status = conform
-        .current_dir(root())
         .args(&arguments.arguments)
         .status()
         .map_err(|error| format!("cannot start conform: {error}"))?;

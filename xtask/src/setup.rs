@@ -177,9 +177,12 @@ mod tests {
                 .map(|word| word.to_string_lossy().into_owned())
                 .collect()
         };
-        assert_eq!(words(apt(&[], &["update"])), ["apt-get", "update"]);
-        let sudo = ["sudo", "--non-interactive"];
-        assert_eq!(words(apt(&sudo, &["update"])), ["sudo", "--non-interactive", "apt-get", "update"]);
+        let as_root = words(apt(&[], &["update"]));
+        assert_eq!(as_root[..3], ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+        assert_eq!(as_root.last().map(String::as_str), Some("update"));
+        let through_sudo = words(apt(&["sudo", "--non-interactive"], &["update"]));
+        assert_eq!(through_sudo[..2], ["sudo", "--non-interactive"]);
+        assert_eq!(through_sudo[2..], as_root);
     }
 
     #[test]

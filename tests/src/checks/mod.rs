@@ -89,19 +89,17 @@ impl Context<'_> {
     }
 }
 
-/// Every check at one size. Op cases have no size of their own and come with the tiny one.
+/// Every check at one size: of operations too, whose kernels can be right for 50 rows and wrong for 1024.
 ///
 /// # Errors
 /// [`Stop::Fixture`] when a case that a check is about is not there.
 pub fn checks(fixtures: &Fixtures, size: Size) -> Result<Vec<Check>, Stop> {
     let mut checks = Vec::new();
-    if size == Size::Tiny {
-        checks.extend(ops::cases().into_iter().map(|case| {
-            Check::new(Tier::Op, size, case.name().to_owned(), move |context| {
-                Ok(context.subject.check_op(&case, context.precision))
-            })
-        }));
-    }
+    checks.extend(ops::cases(size).into_iter().map(|case| {
+        Check::new(Tier::Op, size, case.name().to_owned(), move |context| {
+            Ok(context.subject.check_op(&case, context.precision))
+        })
+    }));
     let has_stages = |case: &&Case| case.size() == size && case.stages() != Stages::Actions;
     for case in fixtures.cases().iter().filter(has_stages) {
         let name = case.name.clone();

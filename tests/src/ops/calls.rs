@@ -106,6 +106,8 @@ pub(super) struct Attention {
     pub(super) heads: [usize; 3],
     pub(super) mask: Masking,
     pub(super) scores: Scores,
+    /// What scores are multiplied by.
+    pub(super) scale: f32,
 }
 
 /// The rows a norm is given.
@@ -154,6 +156,8 @@ pub(super) enum Masking {
     Causal,
     /// The last keys are padding, more of them in each observation of the batch.
     Padding,
+    /// The last quarter of the keys is padding.
+    QuarterPadding,
     /// Here and there, differently in every observation.
     Scattered,
     /// As [`Self::Scattered`], and every third query nothing.
@@ -201,38 +205,63 @@ impl Call {
         }
     }
 
+    /// Some of the result's rows, in each observation alike: the first and the last, those beside the edges of
+    /// tiles, and others.
+    /// `None` for operations of which all rows take the plain loops no time.
+    pub(super) fn sample(&self) -> Option<Vec<usize>> {
+        const ROWS: [usize; 23] = [
+            0, 1, 15, 16, 31, 32, 50, 63, 64, 113, 127, 128, 200, 255, 256, 500, 511, 512, 777, 1500, 2047,
+            2048, 2900,
+        ];
+        let (observations, rows) = match self {
+            Self::Linear(linear) => (1, linear.rows),
+            Self::Attention(attention) => (attention.batch, attention.queries),
+            _ => return None,
+        };
+        let of_one: Vec<usize> =
+            ROWS.into_iter().filter(|row| row + 1 < rows).chain(rows.checked_sub(1)).collect();
+        Some((0..observations).flat_map(|index| of_one.iter().map(move |row| index * rows + row)).collect())
+    }
+
     /// The results on one backend.
     pub(super) fn run<B: Backend>(
         &self,
         kind: Kind,
         inputs: &mut Inputs<'_, B>,
     ) -> Result<Vec<Part>, BackendError> {
-        let backend = inputs.backend();
-        let result = match self {
-            Self::Linear(linear) => linear.run(kind, inputs)?,
+        match self {
+            Self::Linear(linear) => linear.run(kind, inputs),
             Self::LayerNorm { rows, cols, x, eps } => {
                 let (gain, bias) = (inputs.gain(*cols)?, inputs.matrix(Kind::Normal, 1, *cols)?);
                 let x = x.matrix(kind, inputs, *rows, *cols)?;
-                backend.layer_norm(&x, &gain, &bias, *eps)?
+                inputs.call([("x", &x), ("gain", &gain), ("bias", &bias)], |backend| {
+                    backend.layer_norm(&x, &gain, &bias, *eps)
+                })
             }
             Self::RmsNorm { rows, cols, x, eps } => {
                 let gain = inputs.gain(*cols)?;
                 let x = x.matrix(kind, inputs, *rows, *cols)?;
-                backend.rms_norm(&x, &gain, *eps)?
+                inputs.call([("x", &x), ("gain", &gain)], |backend| backend.rms_norm(&x, &gain, *eps))
             }
-            Self::Attention(attention) => attention.run(kind, inputs)?,
+            Self::Attention(attention) => attention.run(kind, inputs),
             Self::Rope { rows, period, heads, half } => {
                 let x = inputs.matrix(kind, *rows, heads * 2 * half)?;
                 let cos = inputs.matrix(Kind::Normal, *period, *half)?;
                 let sin = inputs.matrix(Kind::Normal, *period, *half)?;
-                backend.rope(&x, &cos, &sin)?
+                inputs.call([("x", &x), ("cos", &cos), ("sin", &sin)], |backend| backend.rope(&x, &cos, &sin))
             }
             Self::Activate { rows, cols, activation } => {
-                backend.activate(&inputs.matrix(kind, *rows, *cols)?, *activation)?
+                let x = inputs.matrix(kind, *rows, *cols)?;
+                inputs.call([("x", &x)], |backend| backend.activate(&x, *activation))
             }
-            Self::SiluMul { rows, width } => backend.silu_mul(&inputs.matrix(kind, *rows, 2 * width)?)?,
+            Self::SiluMul { rows, width } => {
+                let x = inputs.matrix(kind, *rows, 2 * width)?;
+                inputs.call([("x", &x)], |backend| backend.silu_mul(&x))
+            }
             Self::Scale { rows, cols, factor } => {
-                backend.scale(&inputs.matrix(kind, *rows, *cols)?, inputs.factor(*factor))?
+                let x = inputs.matrix(kind, *rows, *cols)?;
+                let factor = inputs.factor(*factor);
+                inputs.call([("x", &x)], |backend| backend.scale(&x, factor))
             }
             Self::Axpy { rows, cols, alpha, y } => {
                 let alpha = inputs.factor(*alpha);
@@ -243,73 +272,90 @@ impl Call {
                         *y = -(alpha * x);
                     }
                 }
-                backend.axpy(alpha, &inputs.given(x, *rows, *cols)?, &inputs.given(addend, *rows, *cols)?)?
+                let (x, y) = (inputs.given(x, *rows, *cols)?, inputs.given(addend, *rows, *cols)?);
+                inputs.call([("x", &x), ("y", &y)], |backend| backend.axpy(alpha, &x, &y))
             }
             Self::EmbedRows { dtype, table, ids } => {
-                backend.embed_rows(&inputs.table(kind, *dtype, *table)?, ids)?
+                let table = inputs.table(kind, *dtype, *table)?;
+                inputs.call(std::iter::empty::<(&str, _)>(), |backend| backend.embed_rows(&table, ids))
             }
             Self::ConcatTokens { batch, tokens, cols } => {
                 let parts = tokens
                     .iter()
                     .map(|tokens| inputs.matrix(kind, batch * tokens, *cols))
                     .collect::<Result<Vec<_>, _>>()?;
-                backend.concat_tokens(&parts.iter().collect::<Vec<_>>(), *batch)?
+                let parts: Vec<_> = parts.iter().collect();
+                let arguments = parts.iter().zip(0..).map(|(part, index)| (format!("part {index}"), *part));
+                inputs.call(arguments, |backend| backend.concat_tokens(&parts, *batch))
             }
             Self::SliceRows { rows, cols, start, count } => {
-                backend.slice_rows(&inputs.matrix(kind, *rows, *cols)?, *start, *count)?
+                let x = inputs.matrix(kind, *rows, *cols)?;
+                inputs.call([("x", &x)], |backend| backend.slice_rows(&x, *start, *count))
             }
             Self::SplitCols { rows, widths } => {
                 let x = inputs.matrix(kind, *rows, widths.iter().sum())?;
-                let parts = backend.split_cols(&x, widths)?;
-                return parts
-                    .iter()
-                    .zip(0..)
-                    .map(|(part, index)| Part::download(backend, format!("part {index}"), part))
-                    .collect();
+                inputs.calls([("x", &x)], |backend| {
+                    let parts = backend.split_cols(&x, widths)?;
+                    Ok((0..).map(|index: usize| format!("part {index}")).zip(parts).collect())
+                })
             }
             Self::PixelShuffle { images, grid, factor, cols } => {
-                backend.pixel_shuffle(&inputs.matrix(kind, images * grid * grid, *cols)?, *grid, *factor)?
+                let x = inputs.matrix(kind, images * grid * grid, *cols)?;
+                inputs.call([("x", &x)], |backend| backend.pixel_shuffle(&x, *grid, *factor))
             }
             Self::Upload { rows, cols } => {
                 let x = inputs.matrix(kind, *rows, *cols)?;
+                let backend = inputs.backend();
                 backend.synchronize()?;
-                x
+                Ok(vec![Part::download(backend, "", &x)?])
             }
-        };
-        Ok(vec![Part::download(backend, String::new(), &result)?])
+        }
     }
 }
 
 impl Linear {
-    fn run<B: Backend>(&self, kind: Kind, inputs: &mut Inputs<'_, B>) -> Result<B::Tensor, BackendError> {
-        let x = inputs.matrix(kind, self.rows, self.weight.inputs)?;
+    fn run<B: Backend>(&self, kind: Kind, inputs: &mut Inputs<'_, B>) -> Result<Vec<Part>, BackendError> {
+        let (width, outputs) = (self.weight.inputs, self.weight.outputs());
+        let x = inputs.values(kind, self.rows, width);
+        let x = inputs.given_by_row(x, self.rows, width)?;
         let weight = inputs.linear(&self.weight)?;
-        let residual =
-            self.residual.map(|rows| inputs.matrix(Kind::Normal, rows, self.weight.outputs())).transpose()?;
+        let residual = self.residual.map(|rows| {
+            let values = inputs.values(Kind::Normal, rows, outputs);
+            inputs.given_by_row(values, rows, outputs)
+        });
+        let residual = residual.transpose()?;
         let epilogue = Epilogue { activation: self.activation, residual: residual.as_ref() };
-        inputs.backend().linear(&x, &weight, epilogue)
+        let arguments = [("x", &x)].into_iter().chain(residual.iter().map(|residual| ("residual", residual)));
+        inputs.call(arguments, |backend| backend.linear(&x, &weight, epilogue))
     }
 }
 
 impl Attention {
-    fn run<B: Backend>(&self, kind: Kind, inputs: &mut Inputs<'_, B>) -> Result<B::Tensor, BackendError> {
-        let Self { batch, queries, ref segments, heads: [heads, kv_heads, head_dim], mask, scores } = *self;
-        let q = scores.queries(inputs, batch * queries, heads * head_dim, head_dim)?;
+    fn run<B: Backend>(&self, kind: Kind, inputs: &mut Inputs<'_, B>) -> Result<Vec<Part>, BackendError> {
+        let Self { batch, queries, ref segments, heads, mask, scores, scale } = *self;
+        let [heads, kv_heads, head_dim] = heads;
+        let (width, kv_width) = (heads * head_dim, kv_heads * head_dim);
+        let q = scores.queries(inputs, batch * queries, width, head_dim);
+        let q = inputs.given_by_row(q, batch * queries, width)?;
         let segments = segments
             .iter()
             .map(|keys| {
+                let key = scores.keys(inputs, batch * keys, kv_width, head_dim);
                 Ok(KeyValue {
-                    key: scores.keys(inputs, batch * keys, kv_heads * head_dim, head_dim)?,
-                    value: inputs.matrix(kind, batch * keys, kv_heads * head_dim)?,
+                    key: inputs.given(key, batch * keys, kv_width)?,
+                    value: inputs.matrix(kind, batch * keys, kv_width)?,
                 })
             })
             .collect::<Result<Vec<_>, BackendError>>()?;
         let segments: Vec<_> = segments.iter().collect();
         let keys = segments.iter().map(|segment| segment.key.rows() / batch).sum();
         let mask = mask.upload(inputs, batch, queries, keys)?;
-        let scale = (head_dim as f64).powf(-0.5) as f32;
         let shape = AttentionShape { batch, heads, kv_heads, head_dim, scale };
-        inputs.backend().attention(&q, &segments, mask.as_ref(), shape)
+        let of_segments = segments.iter().zip(0..).flat_map(|(segment, index): (_, usize)| {
+            [(format!("key {index}"), &segment.key), (format!("value {index}"), &segment.value)]
+        });
+        let arguments = [("q".to_owned(), &q)].into_iter().chain(of_segments);
+        inputs.call(arguments, |backend| backend.attention(&q, &segments, mask.as_ref(), shape))
     }
 }
 
@@ -348,12 +394,12 @@ impl Scores {
         rows: usize,
         cols: usize,
         head_dim: usize,
-    ) -> Result<B::Tensor, BackendError> {
+    ) -> Vec<f32> {
         let high = match self {
             Self::AllLow => -64.0,
             _ => 64.0,
         };
-        self.matrix(inputs, rows, cols, head_dim, high)
+        self.values(inputs, rows, cols, head_dim, high)
     }
 
     fn keys<B: Backend>(
@@ -362,19 +408,19 @@ impl Scores {
         rows: usize,
         cols: usize,
         head_dim: usize,
-    ) -> Result<B::Tensor, BackendError> {
-        self.matrix(inputs, rows, cols, head_dim, 64.0)
+    ) -> Vec<f32> {
+        self.values(inputs, rows, cols, head_dim, 64.0)
     }
 
     /// `first`: what every head begins with where all scores are to be close to one number.
-    fn matrix<B: Backend>(
+    fn values<B: Backend>(
         self,
         inputs: &mut Inputs<'_, B>,
         rows: usize,
         cols: usize,
         head_dim: usize,
         first: f32,
-    ) -> Result<B::Tensor, BackendError> {
+    ) -> Vec<f32> {
         let mut values = inputs.values(Kind::Normal, rows, cols);
         match self {
             Self::Usual => {}
@@ -386,7 +432,7 @@ impl Scores {
                 }
             }
         }
-        inputs.given(values, rows, cols)
+        values
     }
 }
 
@@ -403,10 +449,11 @@ impl Masking {
         }
         let is_scattered =
             |observation: usize, query: usize, key: usize| (7 * key + 5 * query + 3 * observation) % 11 < 6;
-        let mask = inputs.mask(batch, queries, keys, |observation, query, key| match self {
+        let mask = inputs.mask_by_row(batch, queries, keys, |observation, query, key| match self {
             Self::None => true,
             Self::Causal => key + queries <= query + keys,
             Self::Padding => key + 1 + 2 * observation < keys,
+            Self::QuarterPadding => key < keys - keys / 4,
             Self::Scattered => key == query % keys || is_scattered(observation, query, key),
             Self::EmptyRows => !query.is_multiple_of(3) && is_scattered(observation, query, key),
             Self::Nothing => false,

@@ -2,6 +2,7 @@
 
 use smolvla_core::backend::Activation::{GeluTanh, Silu};
 use smolvla_core::graph::Heads;
+use smolvla_core::synth::Size;
 use smolvla_core::weights::StorageType::{Bf16, F16, F32, F64};
 
 use super::calls::{Addend, Attention, Call, Linear, Masking, Rows, Scores};
@@ -9,22 +10,109 @@ use super::inputs::{Kind, Weight};
 use super::layers::{Attends, LayerCall, Sizes};
 use super::{Action, OpCase};
 
-/// Every case. Names are unique: operation, what is special about the sizes, and about the numbers, such as
+/// Every case: for the tiny model small ones that break kernels, for the real one its operations in their real
+/// sizes. Names are unique over both: operation, what is special about the sizes, and about the numbers, such as
 /// `linear_odd_sizes_outliers`.
-pub fn cases() -> Vec<OpCase> {
+pub fn cases(size: Size) -> Vec<OpCase> {
     let mut list = List(Vec::new());
-    linear_sizes(&mut list);
-    linear_epilogues(&mut list);
-    linear_weights(&mut list);
-    norms(&mut list);
-    attention_sizes(&mut list);
-    attention_masks(&mut list);
-    attention_scores(&mut list);
-    elementwise(&mut list);
-    rounding(&mut list);
-    movement(&mut list);
-    layers(&mut list);
+    match size {
+        Size::Tiny => small(&mut list),
+        Size::Base => real_sizes(&mut list),
+    }
     list.0
+}
+
+fn small(list: &mut List) {
+    linear_sizes(list);
+    linear_epilogues(list);
+    linear_weights(list);
+    norms(list);
+    attention_sizes(list);
+    attention_masks(list);
+    attention_scores(list);
+    elementwise(list);
+    rounding(list);
+    movement(list);
+    layers(list);
+}
+
+fn real_sizes(list: &mut List) {
+    real_linears(list);
+    real_attentions(list);
+    real_movements(list);
+    for (variant, call) in [
+        ("vision", Call::LayerNorm { rows: IMAGES * PATCHES, cols: 768, x: Rows::Kind, eps: 1e-6 }),
+        ("prefix", Call::RmsNorm { rows: PREFIX, cols: 960, x: Rows::Kind, eps: 1e-5 }),
+        ("prefix", Call::SiluMul { rows: PREFIX, width: 2560 }),
+        ("prefix", Call::Rope { rows: PREFIX, period: PREFIX, heads: 15, half: 32 }),
+    ] {
+        list.call(variant, Kind::Normal, call);
+    }
+    // As many tokens as an image has, in a narrower layer: the plain loops would take ten seconds for a real one.
+    let heads = Heads { query: 2, kv: 2, dim: 64 };
+    let sizes = Sizes { width: 128, intermediate: 256, heads, tokens: PATCHES };
+    list.layer("all_patches", Kind::Normal, LayerCall::Vision { sizes, images: 1 });
+}
+
+/// Images of an observation.
+const IMAGES: usize = 3;
+/// Tokens of an image in the vision tower.
+const PATCHES: usize = 1024;
+/// Tokens of a prefix: 64 of each image, 48 of text, and the state.
+const PREFIX: usize = IMAGES * 64 + 48 + 1;
+/// Actions of a chunk.
+const CHUNK: usize = 50;
+
+fn real_linears(list: &mut List) {
+    let usual = |rows, inputs, outputs| linear(rows, Weight::new(inputs, &[outputs]));
+    let gate_up = |rows, width, intermediate| linear(rows, Weight::new(width, &[intermediate; 2]));
+    let with_bias = |rows, inputs, outputs| linear(rows, Weight::new(inputs, &[outputs]).with_bias());
+    let with_residual = |linear: Linear| Linear { residual: Some(linear.rows), ..linear };
+    let patches = IMAGES * PATCHES;
+    for (variant, linear) in [
+        ("vision_fc1", Linear { activation: Some(GeluTanh), ..with_bias(patches, 768, 3072) }),
+        ("vision_fc2", with_residual(with_bias(patches, 3072, 768))),
+        ("connector", usual(IMAGES * 64, 12_288, 960)),
+        ("text_gate_up", gate_up(PREFIX, 960, 2560)),
+        ("text_down", with_residual(usual(PREFIX, 2560, 960))),
+        ("expert_gate_up", gate_up(CHUNK, 720, 2048)),
+        ("expert_down", with_residual(usual(CHUNK, 2048, 720))),
+        ("action_in", with_bias(CHUNK, 32, 720)),
+        ("state", with_bias(1, 32, 960)),
+    ] {
+        list.sampled(variant, Call::Linear(linear));
+    }
+}
+
+fn real_attentions(list: &mut List) {
+    let text = [15, 5, 64];
+    for (variant, case) in [
+        ("vision", attention(2, PATCHES, PATCHES, [12, 12, 64])),
+        ("prefix", Attention { mask: Masking::QuarterPadding, ..attention(1, PREFIX, PREFIX, text) }),
+        (
+            "expert_self",
+            Attention {
+                segments: vec![PREFIX, CHUNK],
+                mask: Masking::Causal,
+                ..attention(1, CHUNK, 0, text)
+            },
+        ),
+        ("expert_cross", Attention { mask: Masking::QuarterPadding, ..attention(1, CHUNK, PREFIX, text) }),
+    ] {
+        list.sampled(variant, Call::Attention(case));
+    }
+}
+
+fn real_movements(list: &mut List) {
+    let ids = [49_279, 0, 1, 32_767, 32_768, 49_278, 49_279].into_iter().chain(1000..1041).collect();
+    for (variant, call) in [
+        ("words", Call::EmbedRows { dtype: Bf16, table: [49_280, 960], ids }),
+        ("prefix", Call::ConcatTokens { batch: 1, tokens: vec![64, 64, 64, 48, 1], cols: 960 }),
+        ("vision_qkv", Call::SplitCols { rows: PATCHES * IMAGES, widths: vec![768; 3] }),
+        ("images", Call::PixelShuffle { images: IMAGES, grid: 32, factor: 4, cols: 768 }),
+    ] {
+        list.call(variant, Kind::Normal, call);
+    }
 }
 
 struct List(Vec<OpCase>);
@@ -39,6 +127,12 @@ impl List {
         for kind in kinds {
             self.call(variant, *kind, call.clone());
         }
+    }
+
+    /// An operation so large that the plain loops compute only some rows of it.
+    fn sampled(&mut self, variant: &'static str, call: Call) {
+        let rows = call.sample();
+        self.0.push(OpCase { rows, ..OpCase::new(Action::Call(call), variant, Kind::Normal) });
     }
 
     fn layer(&mut self, variant: &'static str, kind: Kind, layer: LayerCall) {
@@ -141,9 +235,11 @@ fn norms(list: &mut List) {
     list.call("far_from_zero", Kind::Normal, layer_norm(33, 2, Rows::FarFromZero, 1e-6));
 }
 
-/// Attention over one segment without a mask.
+/// Attention over one segment without a mask, scaled as usual.
 fn attention(batch: usize, queries: usize, keys: usize, heads: [usize; 3]) -> Attention {
-    Attention { batch, queries, segments: vec![keys], heads, mask: Masking::None, scores: Scores::Usual }
+    let scale = (heads[2] as f64).powf(-0.5) as f32;
+    let segments = vec![keys];
+    Attention { batch, queries, segments, heads, mask: Masking::None, scores: Scores::Usual, scale }
 }
 
 fn attention_sizes(list: &mut List) {
@@ -200,6 +296,10 @@ fn attention_scores(list: &mut List) {
         ("low_scores", Masking::None, Scores::AllLow),
     ] {
         let case = Attention { mask, scores, ..attention(1, 31, 33, [6, 2, 16]) };
+        list.call(variant, Kind::Normal, Call::Attention(case));
+    }
+    for (variant, scale) in [("small_scale", 0.1), ("scale_of_one", 1.0)] {
+        let case = Attention { scale, ..attention(1, 31, 33, [6, 2, 16]) };
         list.call(variant, Kind::Normal, Call::Attention(case));
     }
 }

@@ -6,6 +6,8 @@ use rand_distr::{Distribution, StandardNormal};
 use smolvla_core::backend::{Backend, BackendError, Precision};
 use smolvla_core::weights::{LinearSource, StorageType, TensorView};
 
+use super::{Part, first_difference};
+
 /// What is special about the numbers an operation is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -101,8 +103,8 @@ impl Weight {
 /// A backend that holds weights and activations in 16 bits rounds whatever it is given. The plain loops do not, and
 /// would be judging that rounding of the arguments too, which says nothing about the operation. So all numbers
 /// are cut to the precision's own grid beforehand: both sides then compute from identical arguments, and what
-/// they differ by is the operation's. For int8 there is no such grid, since scales depend on the data; arguments
-/// stay f32 and quantising them is part of what is judged.
+/// they differ by is the operation's. Where weights are int8, tensors may be bfloat16, so numbers are on that grid;
+/// quantising weights and activations, whose scales depend on the data, is part of what is judged.
 pub(super) struct Inputs<'a, B> {
     backend: &'a B,
     rng: ChaCha8Rng,
@@ -110,12 +112,65 @@ pub(super) struct Inputs<'a, B> {
     grid: Precision,
     /// What linear layers are prepared in.
     prepared: Precision,
+    /// The rows of the result to compute; all, where `None`.
+    rows: Option<&'a [usize]>,
+    /// Arguments that an operation did not leave as they were, and where.
+    changed: Vec<String>,
 }
 
 impl<'a, B: Backend> Inputs<'a, B> {
     /// Arguments for a case. `grid` must be the same for all backends that are to get the same numbers.
     pub(super) fn new(backend: &'a B, case: &str, grid: Precision, prepared: Precision) -> Self {
-        Self { backend, rng: ChaCha8Rng::seed_from_u64(seed(case)), grid, prepared }
+        let rng = ChaCha8Rng::seed_from_u64(seed(case));
+        Self { backend, rng, grid, prepared, rows: None, changed: Vec::new() }
+    }
+
+    /// The same arguments, cut down to what these rows of the result depend on; `None` for all of them.
+    pub(super) fn of_rows(self, rows: Option<&'a [usize]>) -> Self {
+        Self { rows, ..self }
+    }
+
+    /// Runs an operation that has one result, on all tensors it reads.
+    pub(super) fn call<'t, N: Into<String>>(
+        &mut self,
+        arguments: impl IntoIterator<Item = (N, &'t B::Tensor)>,
+        op: impl FnOnce(&B) -> Result<B::Tensor, BackendError>,
+    ) -> Result<Vec<Part>, BackendError>
+    where
+        B::Tensor: 't,
+    {
+        self.calls(arguments, |backend| Ok(vec![(String::new(), op(backend)?)]))
+    }
+
+    /// Runs an operation that has several results, each with its name, and sees whether the tensors it read are
+    /// still what they were.
+    pub(super) fn calls<'t, N: Into<String>>(
+        &mut self,
+        arguments: impl IntoIterator<Item = (N, &'t B::Tensor)>,
+        op: impl FnOnce(&B) -> Result<Vec<(String, B::Tensor)>, BackendError>,
+    ) -> Result<Vec<Part>, BackendError>
+    where
+        B::Tensor: 't,
+    {
+        let backend = self.backend;
+        let arguments: Vec<_> = arguments.into_iter().map(|(name, tensor)| (name.into(), tensor)).collect();
+        let download = |(name, tensor): &(String, &B::Tensor)| Part::download(backend, name, tensor);
+        let before = arguments.iter().map(download).collect::<Result<Vec<_>, _>>()?;
+        let results = op(backend)?;
+        // Before the arguments: a backend may put off computing until a result is read.
+        let results = results
+            .iter()
+            .map(|(name, tensor)| Part::download(backend, name, tensor))
+            .collect::<Result<Vec<_>, _>>()?;
+        for (before, argument) in before.into_iter().zip(&arguments) {
+            self.changed.extend(first_difference(&[before], &[download(argument)?]));
+        }
+        Ok(results)
+    }
+
+    /// Arguments that an operation changed, and where: `residual [0, 3]: 0.5, then 0.25`.
+    pub(super) fn changed(self) -> Vec<String> {
+        self.changed
     }
 
     /// The backend they are for.
@@ -148,6 +203,19 @@ impl<'a, B: Backend> Inputs<'a, B> {
         cols: usize,
     ) -> Result<B::Tensor, BackendError> {
         self.backend.upload(&on_grid(values, self.grid), rows, cols)
+    }
+
+    /// As [`Self::given`], for an argument of which a row of the result reads but one: the row of that number,
+    /// or that modulo `rows` where the argument's rows repeat.
+    pub(super) fn given_by_row(
+        &self,
+        values: Vec<f32>,
+        rows: usize,
+        cols: usize,
+    ) -> Result<B::Tensor, BackendError> {
+        let Some(picked) = self.rows else { return self.given(values, rows, cols) };
+        let row = |row: &usize| &values[row % rows * cols..][..cols];
+        self.given(picked.iter().flat_map(row).copied().collect(), picked.len(), cols)
     }
 
     /// A factor whose products with normal numbers the grid's range holds.
@@ -222,6 +290,21 @@ impl<'a, B: Backend> Inputs<'a, B> {
         self.backend.upload_mask(&values, batch, queries, keys)
     }
 
+    /// As [`Self::mask`], for the queries among the rows of the result that are computed.
+    pub(super) fn mask_by_row(
+        &self,
+        batch: usize,
+        queries: usize,
+        keys: usize,
+        allowed: impl Fn(usize, usize, usize) -> bool,
+    ) -> Result<B::Mask, BackendError> {
+        let Some(picked) = self.rows else { return self.mask(batch, queries, keys, allowed) };
+        let count = picked.len() / batch;
+        self.mask(batch, count, keys, |observation, index, key| {
+            allowed(observation, picked[observation * count + index] % queries, key)
+        })
+    }
+
     fn stored(&mut self, size: f32, rows: usize, cols: usize, dtype: StorageType) -> Stored {
         let values = self.values(Kind::Normal, rows, cols).iter().map(|v| size * v).collect();
         let bytes = encode(&on_grid(values, self.grid), dtype);
@@ -259,7 +342,7 @@ fn seed(name: &str) -> u64 {
 /// Numbers that a precision holds exactly.
 fn on_grid(values: Vec<f32>, grid: Precision) -> Vec<f32> {
     let dtype = match grid {
-        Precision::Bf16 => StorageType::Bf16,
+        Precision::Bf16 | Precision::Int8 => StorageType::Bf16,
         Precision::F16 => StorageType::F16,
         _ => return values,
     };
@@ -304,12 +387,16 @@ mod tests {
         assert_eq!(half[..4], [1.0, -0.099_975_586, 65_504.0, 65_504.0]);
         assert!((half[4] + 3.0e-6).abs() < 6e-8 && (half[5] - 6.0e-5).abs() < 6e-8, "{half:?}");
         assert_eq!(half[6..].iter().map(|v| v.to_bits()).collect::<Vec<_>>(), [0, 0x8000_0000, 0]);
-        for (precision, dtype) in [(Precision::F16, StorageType::F16), (Precision::Bf16, StorageType::Bf16)] {
+        for (precision, dtype) in [
+            (Precision::F16, StorageType::F16),
+            (Precision::Bf16, StorageType::Bf16),
+            (Precision::Int8, StorageType::Bf16),
+        ] {
             let once = on_grid(values.clone(), precision);
             assert_eq!(whole(dtype, 3, 3, &encode(&once, dtype)).to_f32(), once);
             assert_ne!(once, values);
         }
-        assert_eq!(on_grid(values.clone(), Precision::Int8), values);
+        assert_eq!(on_grid(values.clone(), Precision::F32), values);
     }
 
     #[test]

@@ -119,7 +119,6 @@ fn vision<B: Backend>(
     form: Form,
     inputs: &mut Inputs<'_, B>,
 ) -> Result<Vec<Part>, BackendError> {
-    let backend = inputs.backend();
     let Sizes { width, intermediate, heads, tokens } = sizes;
     let layer = VisionLayer {
         norm1: (inputs.gain(width)?, inputs.matrix(Kind::Normal, 1, width)?),
@@ -132,11 +131,17 @@ fn vision<B: Backend>(
         eps: VISION_EPS,
     };
     let x = inputs.matrix(kind, images * tokens, width)?;
-    let result = match form {
-        Form::Own => backend.vision_layer(&layer, &x, images)?,
-        Form::Composed => graph::vision_layer(backend, &layer, &x, images)?,
-    };
-    Ok(vec![Part::download(backend, "", &result)?])
+    let arguments = [
+        ("x", &x),
+        ("gain of norm 1", &layer.norm1.0),
+        ("bias of norm 1", &layer.norm1.1),
+        ("gain of norm 2", &layer.norm2.0),
+        ("bias of norm 2", &layer.norm2.1),
+    ];
+    inputs.call(arguments, |backend| match form {
+        Form::Own => backend.vision_layer(&layer, &x, images),
+        Form::Composed => graph::vision_layer(backend, &layer, &x, images),
+    })
 }
 
 fn text<B: Backend>(
@@ -147,7 +152,6 @@ fn text<B: Backend>(
     form: Form,
     inputs: &mut Inputs<'_, B>,
 ) -> Result<Vec<Part>, BackendError> {
-    let backend = inputs.backend();
     let Sizes { width, heads, tokens, .. } = sizes;
     let [query, key, value] = heads.qkv_widths();
     let stack: &[usize] = if is_last { &[key, value] } else { &[query, key, value] };
@@ -171,18 +175,19 @@ fn text<B: Backend>(
         query < valid && key < valid && (key <= query || key < tokens / 2)
     })?;
     let x = inputs.matrix(kind, batch * tokens, width)?;
-    let result = match form {
-        Form::Own => backend.text_layer(&layer, &x, &cos, &sin, &mask)?,
-        Form::Composed => graph::text_layer(backend, &layer, &x, &cos, &sin, &mask)?,
-    };
-    let mut parts = vec![
-        Part::download(backend, "key", &result.kv.key)?,
-        Part::download(backend, "value", &result.kv.value)?,
-    ];
-    if let Some(residual) = &result.residual {
-        parts.push(Part::download(backend, "residual", residual)?);
-    }
-    Ok(parts)
+    let of_mlp = layer.output.iter().map(|output| ("gain of the MLP's norm", &output.mlp.norm));
+    let arguments =
+        [("x", &x), ("gain", &layer.norm), ("cos", &cos), ("sin", &sin)].into_iter().chain(of_mlp);
+    inputs.calls(arguments, |backend| {
+        let result = match form {
+            Form::Own => backend.text_layer(&layer, &x, &cos, &sin, &mask)?,
+            Form::Composed => graph::text_layer(backend, &layer, &x, &cos, &sin, &mask)?,
+        };
+        let KeyValue { key, value } = result.kv;
+        let residual = result.residual.map(|residual| ("residual", residual));
+        let parts = [("key", key), ("value", value)].into_iter().chain(residual);
+        Ok(parts.map(|(name, part)| (name.to_owned(), part)).collect())
+    })
 }
 
 fn expert<B: Backend>(
@@ -193,15 +198,15 @@ fn expert<B: Backend>(
     form: Form,
     inputs: &mut Inputs<'_, B>,
 ) -> Result<Vec<Part>, BackendError> {
-    let backend = inputs.backend();
     let layer = expert_layer(sizes, attends, inputs)?;
     let context = denoise_context(sizes, batch, &[attends], inputs)?;
     let x = inputs.matrix(kind, batch * sizes.tokens, sizes.width)?;
-    let result = match form {
-        Form::Own => backend.expert_layer(&layer, &context.prefix[0], &context, &x)?,
-        Form::Composed => graph::expert_layer(backend, &layer, &context.prefix[0], &context, &x)?,
-    };
-    Ok(vec![Part::download(backend, "", &result)?])
+    let mut arguments = tensors(std::slice::from_ref(&layer), &context);
+    arguments.push(("x".to_owned(), &x));
+    inputs.call(arguments, |backend| match form {
+        Form::Own => backend.expert_layer(&layer, &context.prefix[0], &context, &x),
+        Form::Composed => graph::expert_layer(backend, &layer, &context.prefix[0], &context, &x),
+    })
 }
 
 fn denoise<B: Backend>(
@@ -212,7 +217,6 @@ fn denoise<B: Backend>(
     form: Form,
     inputs: &mut Inputs<'_, B>,
 ) -> Result<Vec<Part>, BackendError> {
-    let backend = inputs.backend();
     let layers = [Attends::Itself, Attends::MaskedPrefix];
     let width = sizes.width;
     let expert = Expert {
@@ -233,11 +237,37 @@ fn denoise<B: Backend>(
     };
     let context = denoise_context(sizes, batch, &layers, inputs)?;
     let x_t = inputs.matrix(kind, batch * sizes.tokens, ACTION_WIDTH)?;
-    let result = match form {
-        Form::Own => backend.denoise_step(&expert, &context, &x_t, step)?,
-        Form::Composed => graph::denoise_step(backend, &expert, &context, &x_t, step, &mut |_, x| Ok(x))?,
-    };
-    Ok(vec![Part::download(backend, "", &result)?])
+    let mut arguments = tensors(&expert.layers, &context);
+    arguments.extend([("x_t".to_owned(), &x_t), ("gain of the last norm".to_owned(), &expert.norm)]);
+    inputs.call(arguments, |backend| match form {
+        Form::Own => backend.denoise_step(&expert, &context, &x_t, step),
+        Form::Composed => graph::denoise_step(backend, &expert, &context, &x_t, step, &mut |_, x| Ok(x)),
+    })
+}
+
+/// Every tensor that expert layers read, by name.
+fn tensors<'t, T, L, M>(
+    layers: &'t [ExpertLayer<T, L>],
+    context: &'t DenoiseContext<T, M>,
+) -> Vec<(String, &'t T)> {
+    let mut tensors = vec![
+        ("cos of self-attention".to_owned(), &context.self_rotary.cos),
+        ("sin of self-attention".to_owned(), &context.self_rotary.sin),
+        ("cos of cross-attention".to_owned(), &context.cross_rotary.cos),
+        ("sin of cross-attention".to_owned(), &context.cross_rotary.sin),
+    ];
+    for (index, layer) in layers.iter().enumerate() {
+        tensors.push((format!("gain of layer {index}"), &layer.norm));
+        tensors.push((format!("gain of the MLP's norm of layer {index}"), &layer.mlp.norm));
+    }
+    for (index, prefix) in context.prefix.iter().enumerate() {
+        tensors.push((format!("keys of prefix {index}"), &prefix.key));
+        tensors.push((format!("values of prefix {index}"), &prefix.value));
+    }
+    for (index, step) in context.time.steps.iter().enumerate() {
+        tensors.push((format!("time of step {index}"), step));
+    }
+    tensors
 }
 
 fn expert_layer<B: Backend>(

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use super::format;
 use super::model::{CheckReport, MutantsReport, Presence, Report, Status, Tier};
-use super::summary::{self, Finding, HEADLINES, Metric, Running, Variant, matrix};
+use super::summary::{self, Finding, HEADLINES, HEADLINES_NOTE, Metric, Running, Variant, matrix};
+use crate::evidence::Judge;
 
 /// More messages of one failure than this are left to `report.json`.
 const MESSAGES_SHOWN: usize = 4;
@@ -88,6 +89,7 @@ fn strings<const N: usize>(cells: [&str; N]) -> [String; N] {
 fn header(page: &mut Page, report: &Report) {
     page.line(&format!("# smolvla conformance: {}", summary::verdict(report)));
     page.block(&text(&summary::sentence(report)));
+    page.block(&text(&summary::scope(report)));
     let machine = &report.machine;
     page.block(&format!(
         "Started {} · took {} · smolvla {} · size {} · {}, {}, {}",
@@ -166,6 +168,7 @@ fn headlines(page: &mut Page, report: &Report) {
         page.block("No check ran.");
         return;
     }
+    page.block(HEADLINES_NOTE);
     let head = labels("check", &variants);
     let rows = HEADLINES.map(|(tier, name, title)| {
         let cells = variants.iter().map(|variant| match summary::headline(*variant, tier, name) {
@@ -285,11 +288,14 @@ fn checks(page: &mut Page, title: &str, report: &Report, tiers: &[Tier]) {
         }
         is_empty = false;
         page.block(&format!("### {}", text(&variant.label())));
-        let rows = checks.iter().map(|check| {
-            let mut row = vec![code(&format!("{}::{}", check.tier.name(), check.name)), mark(check.status)];
-            row.extend(Metric::ALL.map(|metric| worst(check, metric)));
-            row.push(summary::judges(check));
-            row
+        let rows = checks.iter().flat_map(|check| {
+            summary::judges(check).into_iter().map(|judge| {
+                let mut row =
+                    vec![code(&format!("{}::{}", check.tier.name(), check.name)), mark(check.status)];
+                row.extend(Metric::ALL.map(|metric| worst(check, judge, metric)));
+                row.push(judge.map_or("", Judge::name).to_owned());
+                row
+            })
         });
         page.table(&head, rows);
     }
@@ -298,8 +304,8 @@ fn checks(page: &mut Page, title: &str, report: &Report, tiers: &[Tier]) {
     }
 }
 
-fn worst(check: &CheckReport, metric: Metric) -> String {
-    let Some(worst) = summary::worst(check, metric) else { return "–".to_owned() };
+fn worst(check: &CheckReport, judge: Option<Judge>, metric: Metric) -> String {
+    let Some(worst) = summary::worst(check, judge, metric) else { return "–".to_owned() };
     let mark = if worst.broken { "✕ " } else { "" };
     let limit = worst.limit_text().map_or_else(String::new, |limit| format!(" ({limit})"));
     format!("{mark}{}{limit}", worst.value_text())

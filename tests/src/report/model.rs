@@ -24,6 +24,8 @@ pub struct Report {
     pub wall_s: f64,
     /// Size of the checkpoints: `tiny` or `base`.
     pub size: String,
+    /// What the name of a check had to contain to be asked; `None`: all were asked.
+    pub filter: Option<String>,
     /// The machine it ran on.
     pub machine: Machine,
     /// Backends, in the order they were asked for.

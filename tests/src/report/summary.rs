@@ -62,14 +62,17 @@ pub(super) fn verdict(report: &Report) -> &'static str {
 pub(super) fn sentence(report: &Report) -> String {
     let total = |status| report.backends.iter().map(|backend| backend.count(status)).sum::<usize>();
     let checks: usize = report.backends.iter().map(|backend| backend.checks.len()).sum();
+    let made = checks - total(Status::Unsupported);
     let absent = report.backends.iter().filter(|backend| is_absent(backend)).count();
     let present = report.backends.len() - absent;
-    let mut parts = vec![format!(
-        "{} of {} on {}",
-        total(Status::Passed),
-        if checks == 1 { "1 check passed".to_owned() } else { format!("{checks} checks passed") },
-        format::count(present, "backend")
-    )];
+    let mut parts = Vec::new();
+    if made > 0 {
+        let passed = if made == 1 { "1 check passed".to_owned() } else { format!("{made} checks passed") };
+        let present = format::count(present, "backend");
+        parts.push(format!("{} of {passed} on {present}", total(Status::Passed)));
+    } else if !report.checked_anything() {
+        parts.push("Nothing was checked".to_owned());
+    }
     for status in Status::ALL.into_iter().filter(|status| *status != Status::Passed) {
         match total(status) {
             0 => (),
@@ -80,11 +83,30 @@ pub(super) fn sentence(report: &Report) -> String {
     if absent > 0 {
         parts.push(format!("{} absent", format::count(absent, "backend")));
     }
-    match report.mutants.as_ref().map(MutantsReport::survivors) {
-        None | Some(0) => (),
-        Some(count) => parts.push(format!("{} survived", format::count(count, "mutant"))),
+    if let Some(mutants) = &report.mutants {
+        let total = mutants.mutants.len();
+        parts.push(format!("{} of {} killed", total - mutants.survivors(), format::count(total, "mutant")));
     }
     format!("{}.", parts.join(", "))
+}
+
+/// What a verdict rests on and what it does not: a reader may know nothing but this page.
+pub(super) fn scope(report: &Report) -> String {
+    let size = match report.size.as_str() {
+        "base" => "the sizes of the published model",
+        _ => "a miniature of the published model",
+    };
+    let versions: BTreeSet<&str> = report.cases.iter().map(|case| case.lerobot.as_str()).collect();
+    let version = versions.into_iter().collect::<Vec<_>>().join(", ");
+    let filter = match &report.filter {
+        Some(text) => format!(" Only checks whose name contains “{text}” were asked."),
+        None => String::new(),
+    };
+    format!(
+        "Judged by what LeRobot {version} itself computed, and by plain loops with f64 sums for single operations. \
+         The checkpoints have {size} and random weights from a seed: what is shown is that the same policy is \
+         computed, not that a trained robot does its task, and no published checkpoint was run.{filter}"
+    )
 }
 
 /// The words for several of them.
@@ -174,7 +196,11 @@ pub(super) fn unsupported(report: &Report) -> Vec<Unsupported<'_>> {
     groups
 }
 
-/// The checks this project had before it had a suite, by tier, name and the title they are known by.
+/// What a reader should know of [`HEADLINES`].
+pub(super) const HEADLINES_NOTE: &str = "The rows by which the first port of SmolVLA to another chip was judged, \
+    under its names, with cameras and state added. They say little by themselves: see the mutants.";
+
+/// The checks of the first port of SmolVLA to another chip, by tier, name and the title they had there.
 pub(crate) const HEADLINES: [(Tier, &str, &str); 7] = [
     (Tier::EndToEnd, "pcc_1_step", "PCC (1-step)"),
     (Tier::EndToEnd, "pcc_5_steps", "PCC (5-step)"),
@@ -555,10 +581,11 @@ pub(super) enum Metric {
     Pcc,
     Cosine,
     Slope,
+    Bias,
 }
 
 impl Metric {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Nmse,
         Self::MaxAbs,
         Self::RowError,
@@ -567,6 +594,7 @@ impl Metric {
         Self::Pcc,
         Self::Cosine,
         Self::Slope,
+        Self::Bias,
     ];
 
     /// As violations name it, where it can have a limit.
@@ -580,6 +608,7 @@ impl Metric {
             Self::Pcc => "PCC",
             Self::Cosine => "cosine",
             Self::Slope => "slope − 1",
+            Self::Bias => "bias",
         }
     }
 
@@ -600,6 +629,7 @@ impl Metric {
             Self::Pcc => metrics.pcc,
             Self::Cosine => metrics.cosine,
             Self::Slope => (metrics.slope - 1.0).abs(),
+            Self::Bias => metrics.bias.abs(),
         }
     }
 
@@ -613,6 +643,7 @@ impl Metric {
             Self::Pcc => gates.pcc,
             Self::Cosine => None,
             Self::Slope => gates.slope,
+            Self::Bias => gates.bias,
         }
     }
 }
@@ -645,15 +676,15 @@ impl Worst {
     }
 }
 
-/// The worst value of `metric`; `None` where nothing was compared. Comparisons that are held to a limit come before
+/// The worst value of `metric` by one judge; `None` where that one compared nothing. Comparisons that are held to a limit come before
 /// those that are only shown: a value never stands beside another's limit.
-pub(super) fn worst(check: &CheckReport, metric: Metric) -> Option<Worst> {
+pub(super) fn worst(check: &CheckReport, judge: Option<Judge>, metric: Metric) -> Option<Worst> {
     let badness = |worst: &Worst| match (worst.value, metric.is_minimum()) {
         (value, _) if value.is_nan() => f64::INFINITY,
         (value, true) => -value,
         (value, false) => value,
     };
-    comparisons(check)
+    comparisons(check, judge)
         .map(|(metrics, gates, violations)| Worst {
             metric,
             value: metric.value(metrics),
@@ -671,27 +702,33 @@ pub(super) fn worst(check: &CheckReport, metric: Metric) -> Option<Worst> {
         })
 }
 
-/// A check's comparisons; those joint by joint where it has no others.
-fn comparisons(check: &CheckReport) -> impl Iterator<Item = (&Metrics, Option<&Gates>, &[Violation])> {
+/// A check's comparisons by one judge; those joint by joint where it has no others.
+fn comparisons(
+    check: &CheckReport,
+    judge: Option<Judge>,
+) -> impl Iterator<Item = (&Metrics, Option<&Gates>, &[Violation])> {
     let joints = if check.measurements.is_empty() { &check.joints[..] } else { &[] };
-    let whole = check.measurements.iter().map(|m| (&m.metrics, Some(&m.gates), &m.violations[..]));
-    whole.chain(joints.iter().map(|joint| (&joint.metrics, None, &joint.violations[..])))
+    let whole = check.measurements.iter().filter(move |m| Some(m.judge) == judge);
+    whole
+        .map(|m| (&m.metrics, Some(&m.gates), &m.violations[..]))
+        .chain(joints.iter().map(|joint| (&joint.metrics, None, &joint.violations[..])))
 }
 
 /// Whether a check compared anything.
 pub(super) fn is_measured(check: &CheckReport) -> bool {
-    comparisons(check).next().is_some()
+    !check.measurements.is_empty() || !check.joints.is_empty()
 }
 
-/// Who judged a check's comparisons.
-pub(super) fn judges(check: &CheckReport) -> String {
-    let mut names: Vec<&str> = Vec::new();
-    for name in check.measurements.iter().map(|measurement| Judge::name(measurement.judge)) {
-        if !names.contains(&name) {
-            names.push(name);
+/// Who judged a check's comparisons, each a row of its own: what one allows says nothing of another. `None` where no
+/// judge is named.
+pub(super) fn judges(check: &CheckReport) -> Vec<Option<Judge>> {
+    let mut judges: Vec<Option<Judge>> = Vec::new();
+    for measurement in &check.measurements {
+        if !judges.contains(&Some(measurement.judge)) {
+            judges.push(Some(measurement.judge));
         }
     }
-    names.join(", ")
+    if judges.is_empty() { vec![None] } else { judges }
 }
 
 /// The operation an op check is about, and the case: `attention_plain` is `attention`, `plain`.
@@ -825,6 +862,9 @@ pub(super) fn commands(report: &Report) -> Vec<String> {
         };
         let mut command =
             format!("cargo xtask conform --backend {} --size {}", names(|_| true).join(","), report.size);
+        if let Some(text) = &report.filter {
+            command.push_str(&format!(" --filter {text}"));
+        }
         for name in names(|backend| backend.required) {
             command.push_str(&format!(" --require {name}"));
         }
@@ -880,6 +920,7 @@ mod tests {
             version: "0.0.0".to_owned(),
             started: "2026-01-31T12:00:00Z".to_owned(),
             wall_s: 1.0,
+            filter: None,
             size: "tiny".to_owned(),
             machine: Machine { system: String::new(), processor: String::new(), threads: 1 },
             backends: vec![BackendReport { name: "cpu".to_owned(), presence, required: false, checks }],
@@ -941,7 +982,9 @@ mod tests {
             let cell = matrix.rows[0].1[0].clone().unwrap();
             assert!(!cell.is_finite() && cell.broken && cell.nines().is_none(), "{cell:?}");
             assert_eq!(cell.nmse, f64::INFINITY);
-            let shown = worst(&report.backends[0].checks[0], Metric::Pcc).unwrap();
+            let shown =
+                worst(&report.backends[0].checks[0], judges(&report.backends[0].checks[0])[0], Metric::Pcc)
+                    .unwrap();
             assert!(shown.broken && shown.value_text() == "not finite", "{shown:?}");
         }
     }
@@ -1033,9 +1076,9 @@ mod tests {
         evidence.compare_within("held", Judge::LeRobot, tight, [&EXPECTED[..], &[1.0, 2.0, 3.0, 5.1][..]], 4);
         evidence.compare_within("shown", Judge::LeRobot, Gates::NONE, [&EXPECTED[..], &[9.0; 4][..]], 4);
         let check = check(Tier::EndToEnd, "a", evidence.measurements);
-        let shown = worst(&check, Metric::Nmse).unwrap();
+        let shown = worst(&check, judges(&check)[0], Metric::Nmse).unwrap();
         assert!(shown.limit == Some(1e-2) && !shown.broken && shown.value < 1e-2, "{shown:?}");
-        assert_eq!(worst(&check, Metric::Pcc).unwrap().value, 0.0);
+        assert_eq!(worst(&check, judges(&check)[0], Metric::Pcc).unwrap().value, 0.0);
     }
 
     #[test]
@@ -1128,7 +1171,7 @@ mod tests {
         );
         assert_eq!(
             sentence(&report),
-            "1 of 2 checks passed on 1 backend, 1 failed, 2 backends absent, 1 mutant survived."
+            "1 of 2 checks passed on 1 backend, 1 failed, 2 backends absent, 0 of 1 mutant killed."
         );
         assert_eq!(
             commands(&report)[0],

@@ -120,6 +120,7 @@ fn empty(size: &str, backends: Vec<BackendReport>) -> Report {
         started: "2026-01-31T12:00:00Z".to_owned(),
         wall_s: 42.7,
         size: size.to_owned(),
+        filter: None,
         machine: Machine {
             system: "Debian GNU/Linux 12".to_owned(),
             processor: "Example Processor 7000 at 3.5 GHz".to_owned(),

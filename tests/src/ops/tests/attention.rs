@@ -22,6 +22,20 @@ alterations! {
         }
     }
 
+    IgnoresScale {
+        fn attention(
+            &self,
+            inner: &Reference,
+            q: &HostMatrix,
+            segments: &[&KeyValue<HostMatrix>],
+            mask: Option<&HostMask>,
+            shape: AttentionShape,
+        ) -> Outcome {
+            let scale = (shape.head_dim as f32).powf(-0.5);
+            inner.attention(q, segments, mask, AttentionShape { scale, ..shape })
+        }
+    }
+
     /// Query head `h` reads key/value head `h % kv_heads`.
     GroupsHeadsWrongly {
         fn attention(
@@ -185,6 +199,7 @@ pub(super) fn careful(scores: &[f32], allowed: &[bool]) -> Vec<f32> {
 #[test]
 fn wrong_attentions_fail_the_cases_of_attention_alone() {
     assert_eq!(failing(IgnoresMask), ["attention"].into());
+    assert_eq!(failing(IgnoresScale), ["attention"].into());
     assert_eq!(failing(GroupsHeadsWrongly), ["attention"].into());
     assert_eq!(failing(ReadsSegmentsBackwards), ["attention"].into());
     assert_eq!(failing(ReadsFirstObservation), ["attention"].into());

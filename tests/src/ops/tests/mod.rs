@@ -19,11 +19,13 @@ macro_rules! alterations {
 mod attention;
 mod norms;
 mod other_ways;
+mod real_sizes;
 mod wrong;
 
 use std::collections::BTreeSet;
 
 use smolvla_core::reference::HostMatrix;
+use smolvla_core::synth::Size;
 
 use super::*;
 use crate::altered::{Alteration, Altered};
@@ -56,11 +58,11 @@ const OPERATIONS: [&str; 15] = [
 
 #[test]
 fn every_operation_has_cases_of_its_own_name() {
-    let cases = cases();
+    let ops: BTreeSet<&str> = cases(Size::Tiny).iter().map(OpCase::op).collect();
+    assert_eq!(ops, OPERATIONS.into_iter().chain(LAYERS).collect());
+    let cases = [cases(Size::Tiny), cases(Size::Base)].concat();
     let names: BTreeSet<&str> = cases.iter().map(OpCase::name).collect();
     assert_eq!(names.len(), cases.len(), "names are unique");
-    let ops: BTreeSet<&str> = cases.iter().map(OpCase::op).collect();
-    assert_eq!(ops, OPERATIONS.into_iter().chain(LAYERS).collect());
     for case in &cases {
         assert!(case.name().starts_with(case.op()), "{}", case.name());
         assert!(case.name().chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'));
@@ -70,7 +72,7 @@ fn every_operation_has_cases_of_its_own_name() {
 #[test]
 fn the_plain_loops_hold_in_every_precision_they_could_be_given() {
     for precision in [Precision::F32, Precision::Bf16, Precision::F16, Precision::Int8] {
-        for case in cases() {
+        for case in cases(Size::Tiny) {
             let evidence = case.judge(&Reference, precision);
             assert!(evidence.holds(), "{} in {precision}: {:?}", case.name(), evidence.failures);
             assert!(!evidence.measurements.is_empty(), "{} compares nothing", case.name());
@@ -80,7 +82,7 @@ fn the_plain_loops_hold_in_every_precision_they_could_be_given() {
 
 #[test]
 fn a_precision_not_offered_is_unsupported() {
-    let case = &cases()[0];
+    let case = &cases(Size::Tiny)[0];
     let evidence = case.check(&Checked::new(Reference), Precision::Bf16);
     assert!(evidence.unsupported.is_some() && evidence.failures.is_empty());
 }
@@ -94,13 +96,17 @@ fn failing(alteration: impl Alteration<Reference>) -> BTreeSet<&'static str> {
 
 fn failing_with_layers(alteration: impl Alteration<Reference>) -> BTreeSet<&'static str> {
     let backend = Checked::new(Altered::new(Reference, alteration));
-    cases().iter().filter(|case| !case.check(&backend, Precision::F32).holds()).map(OpCase::op).collect()
+    cases(Size::Tiny)
+        .iter()
+        .filter(|case| !case.check(&backend, Precision::F32).holds())
+        .map(OpCase::op)
+        .collect()
 }
 
 /// What the failing cases of `op` say.
 fn complaints(op: &str, alteration: impl Alteration<Reference>) -> String {
     let backend = Checked::new(Altered::new(Reference, alteration));
-    let failures = cases()
+    let failures = cases(Size::Tiny)
         .into_iter()
         .filter(|case| case.op() == op)
         .flat_map(|case| case.check(&backend, Precision::F32).failures);

@@ -1,10 +1,10 @@
 //! Wrong linear layers, elementwise functions, movements and whole layers.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
-use smolvla_core::backend::{Activation, BackendErrorKind, Epilogue, LayerOp, Prepared};
-use smolvla_core::graph::{self, DenoiseContext, Expert, VisionLayer};
+use smolvla_core::backend::{Activation, AttentionShape, BackendErrorKind, Epilogue, LayerOp, Prepared};
+use smolvla_core::graph::{self, DenoiseContext, Expert, KeyValue, VisionLayer};
 use smolvla_core::weights::LinearSource;
 
 use super::*;
@@ -259,7 +259,7 @@ fn wrong_movements_fail_their_own_cases_alone() {
 #[test]
 fn flushing_subnormals_fails_movement_and_nothing_that_computes() {
     let movement: BTreeSet<_> =
-        cases().iter().filter(|case| case.class() == Class::Movement).map(OpCase::op).collect();
+        cases(Size::Tiny).iter().filter(|case| case.class() == Class::Movement).map(OpCase::op).collect();
     assert_eq!(failing_with_layers(FlushesSubnormals), movement);
 }
 
@@ -281,6 +281,74 @@ fn runs_that_differ_by_a_bit_fail() {
     assert_eq!(failing(Wavers::default()), ["silu_mul"].into());
     let complaints = complaints("silu_mul", Wavers::default());
     assert!(complaints.contains("silu_mul (odd_sizes): two runs differ at [0, 0]: "), "{complaints}");
+}
+
+/// Writes into some arguments. A [`HostMatrix`] cannot be changed in place, so this one reads differently afterwards.
+#[derive(Clone, Default)]
+struct WritesIntoArguments(Arc<Mutex<Vec<HostMatrix>>>);
+
+impl WritesIntoArguments {
+    fn write(&self, argument: &HostMatrix) {
+        self.0.lock().expect("no test panics in here").push(argument.clone());
+    }
+}
+
+impl Alteration<Reference> for WritesIntoArguments {
+    fn download(&self, inner: &Reference, x: &HostMatrix) -> Outcome<Vec<f32>> {
+        let mut values = inner.download(x)?;
+        if self.0.lock().expect("no test panics in here").contains(x) {
+            values[0] += 1.0;
+        }
+        Ok(values)
+    }
+
+    fn rope(&self, inner: &Reference, x: &HostMatrix, cos: &HostMatrix, sin: &HostMatrix) -> Outcome {
+        self.write(sin);
+        inner.rope(x, cos, sin)
+    }
+
+    fn linear(
+        &self,
+        inner: &Reference,
+        x: &HostMatrix,
+        w: &HostLinear,
+        e: Epilogue<'_, HostMatrix>,
+    ) -> Outcome {
+        e.residual.iter().for_each(|residual| self.write(residual));
+        inner.linear(x, w, e)
+    }
+
+    fn attention(
+        &self,
+        inner: &Reference,
+        q: &HostMatrix,
+        segments: &[&KeyValue<HostMatrix>],
+        mask: Option<&HostMask>,
+        shape: AttentionShape,
+    ) -> Outcome {
+        self.write(&segments[segments.len() - 1].value);
+        inner.attention(q, segments, mask, shape)
+    }
+}
+
+#[test]
+fn arguments_that_change_fail() {
+    let failing = failing_with_layers(WritesIntoArguments::default());
+    // The tables and the prefix are arguments of layers too, and the residual is the layer's own input.
+    let expected = ["linear", "attention", "rope"].into_iter().chain(LAYERS).collect();
+    assert_eq!(failing, expected);
+    for (op, complaint) in [
+        ("linear", "linear (residual): changes its argument residual [0, 0]: "),
+        ("attention", "attention (three_segments): changes its argument value 2 [0, 0]: "),
+        ("rope", "rope (odd_half): changes its argument sin [0, 0]: "),
+        ("vision_layer", "vision_layer (one_image): changes its argument x [0, 0]: "),
+        ("text_layer", "text_layer (usual): changes its argument sin [0, 0]: "),
+        ("expert_layer", "expert_layer (cross_attention): changes its argument values of prefix 0 [0, 0]: "),
+        ("denoise_step", "denoise_step (first_step): changes its argument sin of self-attention [0, 0]: "),
+    ] {
+        let complaints = complaints(op, WritesIntoArguments::default());
+        assert!(complaints.contains(complaint), "{complaint}: {complaints}");
+    }
 }
 
 /// A vision layer and a denoising step of its own.
@@ -324,7 +392,7 @@ fn a_layer_of_the_backends_own_is_held_to_the_composed_one() {
     assert_eq!(failing_with_layers(fused(1.001, 0)), ["vision_layer"].into());
     assert_eq!(failing_with_layers(fused(1.0, 1)), ["denoise_step"].into());
     let backend = Checked::new(Altered::new(Reference, fused(1.001, 0)));
-    for case in cases().iter().filter(|case| LAYERS.contains(&case.op())) {
+    for case in cases(Size::Tiny).iter().filter(|case| LAYERS.contains(&case.op())) {
         let evidence = case.check(&backend, Precision::F32);
         let is_fused = ["vision_layer", "denoise_step"].contains(&case.op());
         let form = if is_fused { "the backend's own form" } else { "composed of operations" };
@@ -333,6 +401,68 @@ fn a_layer_of_the_backends_own_is_held_to_the_composed_one() {
     }
     let complaints = complaints("vision_layer", fused(1.001, 0));
     assert!(complaints.contains("vision_layer (one_image) against the composed form: NMSE"), "{complaints}");
+}
+
+/// A vision layer without the operations it could be composed of.
+#[derive(Clone)]
+struct HasLayerAlone {
+    factor: f32,
+}
+
+impl Alteration<Reference> for HasLayerAlone {
+    fn overrides(&self, _: &Reference, op: LayerOp) -> bool {
+        op == LayerOp::VisionLayer
+    }
+
+    fn layer_norm(&self, _: &Reference, _: &HostMatrix, _: &HostMatrix, _: &HostMatrix, _: f32) -> Outcome {
+        refusal(BackendErrorKind::Unsupported)
+    }
+
+    fn vision_layer(
+        &self,
+        inner: &Reference,
+        layer: &VisionLayer<HostMatrix, HostLinear>,
+        x: &HostMatrix,
+        images: usize,
+    ) -> Outcome {
+        inner.scale(&graph::vision_layer(inner, layer, x, images)?, self.factor)
+    }
+}
+
+#[test]
+fn a_layer_that_cannot_be_composed_is_judged_by_the_plain_loops() {
+    for case in cases(Size::Tiny).iter().filter(|case| case.op() == "vision_layer") {
+        for (factor, holds) in [(1.0, true), (1.001, false)] {
+            let backend = Checked::new(Altered::new(Reference, HasLayerAlone { factor }));
+            let evidence = case.check(&backend, Precision::F32);
+            assert_eq!((evidence.holds(), evidence.unsupported), (holds, None), "{}", case.name());
+            assert_eq!(evidence.measurements.len(), 1);
+            let note = "vision_layer: not compared with the composed form: lacking: op: no";
+            assert_eq!(evidence.notes[1..], [note]);
+        }
+    }
+}
+
+/// Every other `silu_mul` says that it cannot.
+#[derive(Clone, Default)]
+struct Tires(Arc<AtomicU32>);
+
+impl Alteration<Reference> for Tires {
+    fn silu_mul(&self, inner: &Reference, x: &HostMatrix) -> Outcome {
+        if self.0.fetch_add(1, Ordering::Relaxed) % 2 == 1 {
+            return refusal(BackendErrorKind::Unsupported);
+        }
+        inner.silu_mul(x)
+    }
+}
+
+#[test]
+fn what_a_backend_could_do_once_is_not_unsupported() {
+    let backend = Checked::new(Altered::new(Reference, Tires::default()));
+    let case = cases(Size::Tiny).into_iter().find(|case| case.op() == "silu_mul").expect("there is one");
+    let evidence = case.check(&backend, Precision::F32);
+    assert_eq!(evidence.unsupported, None);
+    assert_eq!(evidence.failures, ["silu_mul (odd_sizes): the second run: lacking: op: no"]);
 }
 
 /// A backend whose `layer_norm` and `rope` say that they cannot, and whose `scale` breaks.
@@ -356,7 +486,7 @@ impl Alteration<Reference> for Lacking {
 #[test]
 fn what_a_backend_cannot_do_is_unsupported_and_what_breaks_is_a_failure() {
     let backend = Checked::new(Altered::new(Reference, Lacking));
-    for case in cases() {
+    for case in cases(Size::Tiny) {
         let evidence = case.check(&backend, Precision::F32);
         let expected = match case.op() {
             "layer_norm" | "vision_layer" => (true, 0),

@@ -9,7 +9,8 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::format;
 use super::model::{BackendReport, CaseReport, CheckReport, MutantsReport, Presence, Report, Status, Tier};
-use super::summary::{self, Finding, HEADLINES, Metric, Variant};
+use super::summary::{self, Finding, HEADLINES, HEADLINES_NOTE, Metric, Variant};
+use crate::evidence::Judge;
 
 const STYLE: &str = include_str!("page.css");
 
@@ -85,6 +86,7 @@ fn header(report: &Report) -> Markup {
             p.kicker { "smolvla against LeRobot" }
             h1 { "Conformance" span.verdict.(color) { (summary::verdict(report)) } }
             p.lead { (summary::sentence(report)) }
+            p.soft { (summary::scope(report)) }
             dl.facts {
                 (fact("Started", &report.started))
                 (fact("Took", &format::duration(report.wall_s)))
@@ -248,6 +250,7 @@ fn headlines(report: &Report) -> Markup {
     scroll(
         "Checks of the first port",
         &html! {
+            p.soft { (HEADLINES_NOTE) }
             table {
                 thead {
                     tr {
@@ -446,14 +449,18 @@ fn check_table(checks: &[&CheckReport]) -> Markup {
                 @for check in checks {
                     @let has_remarks = !check.reasons.is_empty() || !check.notes.is_empty();
                     @let (operation, case) = if are_operations { summary::operation(&check.name) } else { (check.name.as_str(), "") };
-                    tr.open[has_remarks] {
-                        th.pin.name scope="row" { (operation) }
-                        @if are_operations { td { (case) } }
-                        @if with_tiers { td.nowrap { (check.tier.name()) } }
-                        td { (tag(check.status)) }
-                        @for metric in metrics { (worst(check, *metric)) }
-                        td.nowrap { (summary::judges(check)) }
-                        td.num { (format::duration(check.wall_s)) }
+                    @let judges = summary::judges(check);
+                    @for (index, judge) in judges.iter().enumerate() {
+                        @let is_first = index == 0;
+                        tr.open[has_remarks || index + 1 < judges.len()] {
+                            th.pin.name scope="row" { @if is_first { (operation) } }
+                            @if are_operations { td { @if is_first { (case) } } }
+                            @if with_tiers { td.nowrap { @if is_first { (check.tier.name()) } } }
+                            td { @if is_first { (tag(check.status)) } }
+                            @for metric in metrics { (worst(check, *judge, *metric)) }
+                            td.nowrap { (judge.map_or("", Judge::name)) }
+                            td.num { @if is_first { (format::duration(check.wall_s)) } }
+                        }
                     }
                     @if has_remarks { tr { td.remarks colspan=(columns) { (reasons(check)) (notes(check)) } } }
                 }
@@ -462,8 +469,8 @@ fn check_table(checks: &[&CheckReport]) -> Markup {
     }
 }
 
-fn worst(check: &CheckReport, metric: Metric) -> Markup {
-    match summary::worst(check, metric) {
+fn worst(check: &CheckReport, judge: Option<Judge>, metric: Metric) -> Markup {
+    match summary::worst(check, judge, metric) {
         None => html! { td.num.soft { "–" } },
         Some(worst) => html! {
             td.num {
