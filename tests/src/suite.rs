@@ -72,8 +72,8 @@ impl Expectation {
 }
 
 impl Candidate {
-    /// A backend that `open` opens when it is first asked something. Clones of it must be handles of the same device. A backend that cannot be opened takes part as
-    /// absent.
+    /// A backend that `open` opens when it is first asked something. Clones of it must be handles of the same device.
+    /// One that cannot be opened takes part as absent.
     pub fn new<B: Backend + Clone>(
         name: impl Into<String>,
         open: impl FnOnce() -> Result<B, BackendError> + Send + 'static,

@@ -5,7 +5,7 @@ use smolvla_core::policy::{ActionChunk, Observation, Policy};
 use smolvla_core::processor::Image;
 use smolvla_core::synth::Size;
 
-use super::{Check, Context, noise, predict};
+use super::{Check, Context, predict};
 use crate::evidence::{Evidence, Judge, Stop};
 use crate::fixtures::{ACTION_SPACE, Case, Reference};
 use crate::report::Tier;
@@ -57,6 +57,9 @@ struct Scene<'a> {
     observations: Vec<Observation>,
     /// Noise of all observations, one after the other.
     noise: Vec<f32>,
+    /// Numbers of one observation's noise, and of one action.
+    noise_length: usize,
+    action_dim: usize,
 }
 
 impl<'a> Scene<'a> {
@@ -64,8 +67,11 @@ impl<'a> Scene<'a> {
         let case = context.fixtures.case(case)?;
         let golden = context.fixtures.golden(case, Reference::Fp32)?;
         let observations = context.fixtures.observations(case, &golden)?;
-        let noise = noise(&golden)?.to_vec();
-        Ok(Self { context, case, observations, noise })
+        // [… observations, chunk, action width]
+        let (shape, noise) = golden.f32("noise")?;
+        let (noise, noise_length) = (noise.to_vec(), shape.iter().rev().take(2).product());
+        let action_dim = golden.f32("actions")?.0.last().copied().unwrap_or(0);
+        Ok(Self { context, case, observations, noise, noise_length, action_dim })
     }
 
     fn load(&self) -> Result<Box<dyn Policy>, Stop> {
@@ -74,10 +80,8 @@ impl<'a> Scene<'a> {
 
     /// Noise of one observation.
     fn noise(&self, observation: usize) -> Result<&[f32], Stop> {
-        let architecture = self.context.fixtures.checkpoint(self.case)?.architecture;
-        let length = architecture.chunk_size * architecture.max_action_dim;
         self.noise
-            .get(observation * length..(observation + 1) * length)
+            .get(observation * self.noise_length..(observation + 1) * self.noise_length)
             .ok_or_else(|| Stop::Fixture(format!("{}: no noise {observation}", self.case.name)))
     }
 
@@ -111,11 +115,9 @@ impl<'a> Scene<'a> {
     }
 
     /// Holds two chunks to the limits of normalised actions.
-    fn same(&self, evidence: &mut Evidence, what: &str, expected: &[f32], got: &[f32]) -> Result<(), Stop> {
-        let cols = self.context.fixtures.checkpoint(self.case)?.config.action_dim();
+    fn same(&self, evidence: &mut Evidence, what: &str, expected: &[f32], got: &[f32]) {
         let gates = tolerance(Class::Actions, self.context.precision).map_or(Gates::EXACT, |row| row.gates);
-        evidence.compare_within(what, Judge::Itself, gates, [expected, got], cols);
-        Ok(())
+        evidence.compare_within(what, Judge::Itself, gates, [expected, got], self.action_dim);
     }
 
     /// Demands that two chunks differ.
@@ -241,7 +243,7 @@ fn order_of_images_changes_nothing(scene: &Scene<'_>) -> Result<Evidence, Stop> 
     let mut reversed = scene.first();
     reversed.images.reverse();
     let other = scene.chunk(&mut *policy, reversed)?;
-    scene.same(&mut evidence, "images in another order", &plain.normalized, &other.normalized)?;
+    scene.same(&mut evidence, "images in another order", &plain.normalized, &other.normalized);
     Ok(evidence)
 }
 
@@ -256,7 +258,7 @@ fn order_of_batch_changes_nothing(scene: &Scene<'_>) -> Result<Evidence, Stop> {
         let Some(elsewhere) = other.iter().position(|o| o == observation) else { continue };
         let expected = &plain.normalized[place * length..][..length];
         let got = &permuted.normalized[elsewhere * length..][..length];
-        scene.same(&mut evidence, &format!("observation {observation} in another place"), expected, got)?;
+        scene.same(&mut evidence, &format!("observation {observation} in another place"), expected, got);
     }
     Ok(evidence)
 }
@@ -270,12 +272,7 @@ fn neighbours_in_batch_change_nothing(scene: &Scene<'_>) -> Result<Evidence, Sto
     for (place, observation) in [0, 9, 4, 6].into_iter().enumerate() {
         let alone = scene.batch(&mut *policy, &[observation])?;
         let got = &together.normalized[place * length..][..length];
-        scene.same(
-            &mut evidence,
-            &format!("observation {observation} in a batch"),
-            &alone.normalized,
-            got,
-        )?;
+        scene.same(&mut evidence, &format!("observation {observation} in a batch"), &alone.normalized, got);
     }
     Ok(evidence)
 }
@@ -294,7 +291,7 @@ fn padding_changes_nothing(scene: &Scene<'_>) -> Result<Evidence, Stop> {
             format!("{case}: {} tokens with padding, {} without", padded.prefix_tokens, packed.prefix_tokens)
         });
         let what = format!("{case} without padding");
-        scene.same(&mut evidence, &what, &padded.normalized, &packed.normalized)?;
+        scene.same(&mut evidence, &what, &padded.normalized, &packed.normalized);
     }
     Ok(evidence)
 }
@@ -321,7 +318,7 @@ fn masked_camera_changes_nothing(scene: &Scene<'_>) -> Result<Evidence, Stop> {
     let noise = [scene.noise(0)?; 2].concat();
     let both = predict(&mut *policy, &[scene.first(), full], &noise, None, &mut Silent)?;
     let got = &both.normalized[..alone.normalized.len()];
-    scene.same(&mut evidence, "a masked camera", &alone.normalized, got)?;
+    scene.same(&mut evidence, "a masked camera", &alone.normalized, got);
     Ok(evidence)
 }
 
@@ -332,7 +329,7 @@ fn watching_changes_nothing(scene: &Scene<'_>) -> Result<Evidence, Stop> {
     let plain = scene.chunk(&mut *policy, scene.first())?;
     let mut recorder = Recorder::default();
     let watched = predict(&mut *policy, &[scene.first()], scene.noise(0)?, None, &mut recorder)?;
-    scene.same(&mut evidence, "a watched run", &watched.normalized, &plain.normalized)?;
+    scene.same(&mut evidence, "a watched run", &watched.normalized, &plain.normalized);
     Ok(evidence)
 }
 
@@ -346,7 +343,7 @@ fn other_steps_in_between_change_nothing(scene: &Scene<'_>) -> Result<Evidence, 
     let plain = run(&mut *policy, 10)?;
     let one = run(&mut *policy, 1)?;
     let again = run(&mut *policy, 10)?;
-    scene.same(&mut evidence, "ten steps again", &plain.normalized, &again.normalized)?;
+    scene.same(&mut evidence, "ten steps again", &plain.normalized, &again.normalized);
     scene.moved(&mut evidence, "one step", &plain, &one);
     Ok(evidence)
 }
