@@ -226,7 +226,8 @@ mod tests {
         let bytes = 1.0_f32.to_le_bytes().repeat(12);
         let linear = |rows: usize, cols: usize| {
             let view = TensorView::new(StorageType::F32, rows, cols, &bytes[..4 * rows * cols]).unwrap();
-            let source = LinearSource { name: "ones".to_owned(), weights: vec![view], biases: vec![] };
+            let (name, path) = ("ones".to_owned(), "ones".to_owned());
+            let source = LinearSource { name, path, weights: vec![view], biases: vec![] };
             backend.prepare_linear(&source, Precision::F32).unwrap()
         };
         let layer = VisionLayer {

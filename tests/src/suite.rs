@@ -15,9 +15,6 @@ use crate::fixtures::Fixtures;
 use crate::report::{BackendReport, CheckReport, Presence, Status, Tier};
 use crate::subject::Subject;
 
-/// Every precision there is a tolerance for. What a backend does not offer of them is said.
-const PRECISIONS: [Precision; 4] = [Precision::F32, Precision::Bf16, Precision::F16, Precision::Int8];
-
 /// The environment variable that names backends which must be there, with commas between.
 pub const REQUIRE: &str = "SMOLVLA_CONFORM_REQUIRE";
 
@@ -146,7 +143,7 @@ impl Candidate {
         let offered = subject.capabilities().precisions;
         let names: Vec<&str> = offered.iter().map(|precision| precision.name()).collect();
         let mut trials = Vec::new();
-        if !PRECISIONS.iter().any(|precision| offered.contains(precision)) {
+        if !Precision::ALL.iter().any(|precision| offered.contains(precision)) {
             let nothing = "offers no precision, so that nothing can be checked".to_owned();
             trials.push(CandidateTrial {
                 subject: Arc::clone(subject),
@@ -155,7 +152,7 @@ impl Candidate {
                 asked: Asked::Impossible(nothing),
             });
         }
-        for precision in PRECISIONS {
+        for precision in Precision::ALL.iter().copied() {
             let asked = if offered.contains(&precision) {
                 self.asked(checks)
             } else {

@@ -263,6 +263,10 @@ const fn int8_row(class: Class, gates: Gates, reason: &'static str) -> Tolerance
     Tolerance { class, storage: Precision::Int8, accumulation: Accumulation::Int32, gates, reason }
 }
 
+const fn int8_weights_row(class: Class, gates: Gates, reason: &'static str) -> Tolerance {
+    Tolerance { class, storage: Precision::Int8Weights, accumulation: Accumulation::F32, gates, reason }
+}
+
 const fn error(nmse: f64, row_error: f64) -> Gates {
     Gates { nmse: Some(nmse), row_error: Some(row_error), ..Gates::NONE }
 }
@@ -570,6 +574,70 @@ pub const TABLE: &[Tolerance] = &[
         },
         "A starting point, joint by joint: no chunk further off than the joint's own spread. To be tightened when a backend offers it.",
     ),
+    int8_weights_row(Class::Movement, Gates::EXACT, MOVED),
+    int8_weights_row(
+        Class::Rounding,
+        error(1e-5, 4e-2),
+        "Not quantised; may be bfloat16, and is held to its limits.",
+    ),
+    int8_weights_row(
+        Class::Elementwise,
+        error(1e-5, 1e-1),
+        "Not quantised; may be bfloat16, and is held to its limits.",
+    ),
+    int8_weights_row(
+        Class::Norm,
+        error(1e-5, 1.2e-1),
+        "Not quantised; may be bfloat16, and is held to its limits.",
+    ),
+    int8_weights_row(
+        Class::Product,
+        error(1e-2, 0.4),
+        "As where products are int8 too, until it is measured.",
+    ),
+    int8_weights_row(
+        Class::Attention,
+        error(2e-5, 6e-2),
+        "Not quantised; may be bfloat16, and is held to its limits.",
+    ),
+    int8_weights_row(Class::Layer, error(1e-2, 0.5), "As where products are int8 too, until it is measured."),
+    int8_weights_row(
+        Class::StageForced,
+        error(1e-2, 0.5),
+        "As where products are int8 too, until it is measured.",
+    ),
+    int8_weights_row(
+        Class::StageFree,
+        Gates { nmse: Some(2e-2), ..Gates::NONE },
+        "As where products are int8 too, until it is measured.",
+    ),
+    int8_weights_row(
+        Class::StageFreeBase,
+        Gates { nmse: Some(2e-2), ..Gates::NONE },
+        "As where products are int8 too, until it is measured.",
+    ),
+    int8_weights_row(
+        Class::Actions,
+        Gates { nmse: Some(2e-2), pcc: Some(0.99), slope: Some(5e-2), ..Gates::NONE },
+        "As where products are int8 too, until it is measured.",
+    ),
+    int8_weights_row(
+        Class::ActionsBase,
+        Gates { nmse: Some(2e-2), pcc: Some(0.99), slope: Some(5e-2), ..Gates::NONE },
+        "As where products are int8 too, until it is measured.",
+    ),
+    int8_weights_row(
+        Class::Joint,
+        Gates {
+            row_error: Some(1.0),
+            pcc: Some(0.99),
+            slope: Some(5e-2),
+            bias: Some(5e-2),
+            direction: Some(0.8),
+            ..Gates::NONE
+        },
+        "As where products are int8 too, until it is measured.",
+    ),
 ];
 
 /// `docs/numerics.md`.
@@ -652,7 +720,7 @@ mod tests {
     #[test]
     fn every_class_has_one_row_for_each_precision() {
         for class in Class::ALL {
-            for precision in [Precision::F32, Precision::Bf16, Precision::F16, Precision::Int8] {
+            for precision in Precision::ALL.iter().copied() {
                 let rows = TABLE.iter().filter(|row| row.class == class && row.storage == precision).count();
                 assert_eq!(rows, 1, "{class:?} {precision}");
                 let row = tolerance(class, precision).expect("a row");
@@ -673,7 +741,8 @@ mod tests {
             vec![nmse, max_abs, row_error, bits, ulp, left(pcc), slope, bias, left(direction)]
         };
         for class in Class::ALL {
-            let order = [Precision::F32, Precision::F16, Precision::Bf16, Precision::Int8];
+            let order =
+                [Precision::F32, Precision::F16, Precision::Bf16, Precision::Int8Weights, Precision::Int8];
             for pair in order.windows(2) {
                 for (finer, coarser) in limits(class, pair[0]).into_iter().zip(limits(class, pair[1])) {
                     if let (Some(finer), Some(coarser)) = (finer, coarser) {

@@ -1,17 +1,20 @@
 //! What a policy promises beyond single numbers: the action queue, batches, absent cameras, sensitivity.
 
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, Mutex};
 
 use serde_json::json;
+use smolvla_conformance::altered::{Alteration, Altered};
 use smolvla_conformance::metrics::{max_abs, nmse};
-use smolvla_core::Result;
+use smolvla_core::backend::Backend;
 use smolvla_core::checkpoint::{Checkpoint, LoadOptions};
-use smolvla_core::graph::{Observer, PrefixLayout, Silent, Site};
+use smolvla_core::graph::{self, Observer, PrefixLayout, Silent, Site};
 use smolvla_core::policy::{ActionChunk, ChunkRequest, Noise, Observation, Policy, PolicyOptions, SmolVla};
 use smolvla_core::processor::Image;
 use smolvla_core::reference::Reference;
 use smolvla_core::synth::{self, Size, SynthOptions};
+use smolvla_core::weights::LinearSource;
+use smolvla_core::{BackendError, Capabilities, Precision, PrecisionPlan, Result};
 
 /// A tiny checkpoint whose policy hands out four actions of each chunk, with two cameras of which one may be empty.
 static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
@@ -231,6 +234,85 @@ fn inputs_that_cannot_be_right_are_refused_by_name() {
     refuse(&[observation(1)], None, Some(1_000_000), "num_steps: 1000000; expected 1 to 1000");
     refuse(&[observation(1)], Some(Noise::Values(vec![0.0; 79])), None, "noise: 79 numbers; expected 80");
     refuse(&[observation(1)], Some(Noise::Values(vec![f32::NAN; 80])), None, "noise: number 0 is NaN");
+}
+
+/// What a backend was asked to prepare: paths of linear layers, each with its precision.
+#[derive(Clone, Default)]
+struct Asked(Arc<Mutex<Vec<(String, Precision)>>>);
+
+impl Alteration<Reference> for Asked {
+    fn capabilities(&self, inner: &Reference) -> Capabilities {
+        let mut capabilities = inner.capabilities();
+        capabilities.precisions.push(Precision::Bf16);
+        capabilities
+    }
+
+    fn prepare_linear(
+        &self,
+        inner: &Reference,
+        source: &LinearSource<'_>,
+        precision: Precision,
+    ) -> Result<<Reference as Backend>::Linear, BackendError> {
+        self.0.lock().expect("no test panics in here").push((source.path.clone(), precision));
+        // In f32 whatever was asked for: a lie that must not pass.
+        inner.prepare_linear(source, precision)
+    }
+}
+
+/// Opens the tiny checkpoint in `plan`; what was asked for, and the error if there was one.
+fn opened(plan: PrecisionPlan) -> (Vec<(String, Precision)>, Option<String>) {
+    let checkpoint = Checkpoint::open(&FOLDER.path().join("policy"), &LoadOptions::default()).unwrap();
+    let asked = Asked::default();
+    let options = PolicyOptions { precision: plan, ..PolicyOptions::default() };
+    let backend = Altered::new(Reference, asked.clone());
+    let error = SmolVla::open(backend, &checkpoint, &options, &mut |_| ()).err();
+    let layers = asked.0.lock().unwrap().clone();
+    (layers, error.map(|error| error.to_string()))
+}
+
+#[test]
+fn every_linear_layer_has_a_path_of_its_own_and_is_prepared_once() {
+    let checkpoint = Checkpoint::open(&FOLDER.path().join("policy"), &LoadOptions::default()).unwrap();
+    let mut listed = graph::layer_paths(&checkpoint.architecture);
+    let (layers, error) = opened(PrecisionPlan::default());
+    assert_eq!(error, None);
+    let mut prepared: Vec<String> = layers.into_iter().map(|(path, _)| path).collect();
+    listed.sort();
+    prepared.sort();
+    assert_eq!(prepared, listed);
+    prepared.dedup();
+    assert_eq!(prepared.len(), listed.len(), "{prepared:?}");
+    for path in
+        ["vision.layers.0.qkv", "text.layers.0.gate_up", "expert.layers.1.query", "expert.time_in_time"]
+    {
+        assert!(listed.iter().any(|listed| listed == path), "no {path} in {listed:?}");
+    }
+}
+
+#[test]
+fn each_layer_is_asked_for_in_the_precision_of_the_plan() {
+    let plan = PrecisionPlan::new("mixed", Precision::F32).with_rule("connector", Precision::Bf16, "");
+    let (layers, error) = opened(plan.clone());
+    assert!(layers.iter().all(|(path, precision)| *precision == plan.precision_for(path)), "{layers:?}");
+    assert_eq!(layers.last().map(|(path, _)| path.as_str()), Some("connector"));
+    // The reference prepared it in f32 all the same.
+    let error = error.expect("what is prepared must be what was asked for");
+    assert!(error.contains("modality_projection.proj: prepared as f32, bf16 was asked for"), "{error}");
+}
+
+#[test]
+fn a_plan_that_does_not_fit_is_refused_before_anything_is_prepared() {
+    let (layers, error) = opened(PrecisionPlan::default().with_rule("expert.layers.9.*", Precision::F32, ""));
+    let error = error.expect("the expert has no such layer");
+    assert!(error.contains("`expert.layers.9.*` matches no linear layer"), "{error}");
+    assert!(layers.is_empty(), "{layers:?}");
+
+    let (_, error) = opened(Precision::F16.into());
+    let error = error.expect("the backend has no f16");
+    assert!(error.contains("precision f16 is not supported; choose f32, bf16"), "{error}");
+
+    let (_, error) = opened(PrecisionPlan::default().with_rule("text.embedding", Precision::F32, ""));
+    assert!(error.is_some(), "a table has no precision to choose");
 }
 
 #[test]

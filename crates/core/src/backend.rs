@@ -14,6 +14,7 @@
 use std::fmt;
 
 use crate::graph::{DenoiseContext, Expert, ExpertLayer, KeyValue, TextLayer, TextLayerOutput, VisionLayer};
+use crate::precision::PrecisionPlan;
 use crate::weights::LinearSource;
 
 /// A matrix on a device.
@@ -57,9 +58,14 @@ pub enum Precision {
     F16,
     /// 8-bit integer weights and products, 32-bit integer accumulation.
     Int8,
+    /// 8-bit integer weights with a scale for each output, multiplied as bfloat16 with 32-bit accumulation.
+    Int8Weights,
 }
 
 impl Precision {
+    /// Every precision there is.
+    pub const ALL: &[Self] = &[Self::F32, Self::Bf16, Self::F16, Self::Int8, Self::Int8Weights];
+
     /// The name used on the command line and in reports.
     pub fn name(self) -> &'static str {
         match self {
@@ -67,13 +73,26 @@ impl Precision {
             Self::Bf16 => "bf16",
             Self::F16 => "f16",
             Self::Int8 => "int8",
+            Self::Int8Weights => "int8w",
         }
+    }
+
+    /// The precision of this [`Precision::name`].
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|precision| precision.name() == name)
     }
 }
 
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
+    }
+}
+
+/// By its [`Precision::name`].
+impl serde::Serialize for Precision {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }
 
@@ -109,13 +128,17 @@ pub struct Capabilities {
     pub execution: Execution,
     /// Precisions [`Backend::prepare_linear`] accepts.
     pub precisions: Vec<Precision>,
+    /// Mixtures of those precisions that this backend offers by name, beside each of them alone: `auto` is the
+    /// fastest that it recommends on this device. Each has a name, and rules that match layers of every checkpoint.
+    pub plans: Vec<PrecisionPlan>,
     /// Whether each new shape costs a compilation or tuning. The graph then keeps LeRobot's padded prefix;
     /// otherwise it leaves out padding, which changes no valid value.
     pub static_shapes: bool,
 }
 
 impl Capabilities {
-    /// A native device without a driver to name and without static shapes; what is otherwise is set afterwards.
+    /// A native device without a driver to name, plans of its own and static shapes; what is otherwise is set
+    /// afterwards.
     pub fn new(
         backend: &'static str,
         device: impl Into<String>,
@@ -127,6 +150,7 @@ impl Capabilities {
             driver: None,
             execution: Execution::Native,
             precisions: precisions.into_iter().collect(),
+            plans: Vec::new(),
             static_shapes: false,
         }
     }

@@ -115,7 +115,10 @@ impl<B: Backend> Backend for Checked<B> {
             let offered: Vec<&str> = capabilities.precisions.iter().map(|p| p.name()).collect();
             return Err(BackendError {
                 kind: BackendErrorKind::Unsupported,
-                ..op.error(format!("precision {precision} is not supported; choose {}", offered.join(", ")))
+                ..op.error(format!(
+                    "{name}: precision {precision} is not supported; choose {}",
+                    offered.join(", ")
+                ))
             });
         }
         check_source(&op, source)?;
@@ -436,7 +439,7 @@ mod tests {
     }
 
     fn source<'a>(weights: Vec<TensorView<'a>>, biases: Vec<TensorView<'a>>) -> LinearSource<'a> {
-        LinearSource { name: "layer".to_owned(), weights, biases }
+        LinearSource { name: "layer".to_owned(), path: "layer".to_owned(), weights, biases }
     }
 
     #[track_caller]
@@ -517,7 +520,7 @@ mod tests {
         let view = TensorView::new(StorageType::F32, 1, 1, &bytes).unwrap();
         let error = BACKEND.prepare_linear(&source(vec![view], vec![]), Precision::Int8).unwrap_err();
         assert_eq!(error.kind, BackendErrorKind::Unsupported);
-        assert!(error.to_string().contains("precision int8 is not supported; choose f32"), "{error}");
+        assert!(error.to_string().contains("layer: precision int8 is not supported; choose f32"), "{error}");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! SmolVLA's graph, checkpoint loader and processors over a small [`Backend`] trait.
-// One exception, with its reason: mapping the weights file (`checkpoint::file`).
+// Two exceptions, with their reasons: mapping the weights file, and giving back its pages (`checkpoint::file`).
 #![deny(unsafe_code)]
 
 pub mod backend;
@@ -11,6 +11,7 @@ pub mod graph;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod policy;
+pub mod precision;
 pub mod processor;
 pub mod reference;
 pub mod sampler;
@@ -21,3 +22,4 @@ pub use backend::{Backend, BackendError, Capabilities, Precision};
 pub use checked::Checked;
 pub use error::{Error, Result};
 pub use policy::{Policy, SmolVla};
+pub use precision::PrecisionPlan;

@@ -419,6 +419,7 @@ mod tests {
         let bias: Vec<u8> = [0.5_f32, -1.0].iter().flat_map(|v| v.to_le_bytes()).collect();
         let source = LinearSource {
             name: "l".to_owned(),
+            path: "l".to_owned(),
             weights: vec![TensorView::new(StorageType::F32, 2, 2, &bytes).unwrap()],
             biases: vec![TensorView::new(StorageType::F32, 1, 2, &bias).unwrap()],
         };

@@ -125,6 +125,9 @@ fn read<const N: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; N]) 
 pub struct LinearSource<'a> {
     /// What to call it in errors and reports.
     pub name: String,
+    /// Its place in the graph, short and the same for every checkpoint (see
+    /// [`layer_paths`](crate::graph::layer_paths)): `expert.layers.3.gate_up`, or `text.embedding` for the table.
+    pub path: String,
     /// `[outputs_i, inputs]` each.
     pub weights: Vec<TensorView<'a>>,
     /// One vector `[1, outputs_i]` per weight, or none at all.

@@ -11,6 +11,7 @@ use smolvla::{CheckpointSource, Device, OpenOptions};
 use crate::checkpoint_args;
 use crate::console::Console;
 use crate::failure::Failure;
+use crate::precision::PrecisionArgs;
 use crate::prediction::{Job, predict};
 use crate::synth::{self, sizes};
 use crate::{cache, joints, output, output_file};
@@ -50,6 +51,8 @@ pub(crate) struct Args {
     /// The backend, as for `smolvla run`.
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     backend: String,
+    #[command(flatten)]
+    precision: PrecisionArgs,
     /// The folder to draw smolvla-demo.png into; by default the current one.
     #[arg(long, value_name = "FOLDER", default_value = ".", hide_default_value = true)]
     out: PathBuf,
@@ -59,6 +62,7 @@ pub(crate) fn perform(console: Console, args: &Args) -> Result<(), Failure> {
     let plot = args.out.join(PLOT);
     output_file::check(&plot, "png")?;
     let device = Device::open(&args.backend)?;
+    let precision = args.precision.resolve(&device)?;
 
     let cache = cache::folder()?;
     cache::tidy(&cache);
@@ -67,7 +71,7 @@ pub(crate) fn perform(console: Console, args: &Args) -> Result<(), Failure> {
     let job = Job {
         checkpoint_name: format!("synthetic {} checkpoint, random weights", args.size.name()),
         device,
-        options: PolicyOptions::default(),
+        options: PolicyOptions { precision, ..PolicyOptions::default() },
         observation: observation(args.cameras, checkpoint.config.state_dim())?,
         noise: Noise::Seed(SEED),
         steps: None,

@@ -5,7 +5,7 @@ use std::{env, fs, thread};
 
 use serde::Serialize;
 use smolvla::backend::Execution;
-use smolvla::{BACKENDS, BackendEntry, Device};
+use smolvla::{BACKENDS, BackendEntry, Device, Precision, PrecisionPlan};
 use sysinfo::{Disks, MemoryRefreshKind, RefreshKind, System};
 
 use crate::cache;
@@ -14,14 +14,17 @@ use crate::failure::Failure;
 use crate::memory::gigabytes;
 use crate::output::to_json;
 
-/// What the weights of a full-size policy take in f32, with room for the rest.
-const MEMORY_BYTES: u64 = 3_500_000_000;
+/// What a full-size policy takes in f32, with room for the rest.
+const MEMORY_BYTES: u64 = 2_500_000_000;
 /// What a full-size checkpoint takes on a disk.
 const CHECKPOINT_BYTES: u64 = 1_000_000_000;
 
 /// What a variable does, and whether its value is nobody's business.
-const VARIABLES: [(&str, bool); 9] = [
+const VARIABLES: [(&str, bool); 12] = [
     (cache::VARIABLE, false),
+    ("SMOLVLA_CPU_ISA", false),
+    ("SMOLVLA_CPU_THREADS", false),
+    ("SMOLVLA_CPU_PIN", false),
     ("HF_HOME", false),
     ("HF_HUB_CACHE", false),
     ("HF_ENDPOINT", false),
@@ -63,7 +66,9 @@ struct BackendReport {
     device: Option<String>,
     /// What stands in for the device, if anything does.
     emulated_by: Option<String>,
-    precisions: Vec<&'static str>,
+    precisions: Vec<Precision>,
+    /// Mixtures of them that `--precision` takes by name.
+    plans: Vec<PrecisionPlan>,
     /// Why it does not open.
     problem: Option<String>,
 }
@@ -133,16 +138,16 @@ fn examine() -> Result<Report, Failure> {
 
 fn backend(entry: &BackendEntry) -> BackendReport {
     let opened = Device::open(entry.name).map(|device| device.capabilities());
-    let (device, emulated_by, precisions, problem) = match opened {
+    let (device, emulated_by, precisions, plans, problem) = match opened {
         Ok(capabilities) => {
             let emulated_by = match capabilities.execution {
                 Execution::Emulated(by) => Some(by),
                 _ => None,
             };
-            let precisions = capabilities.precisions.iter().map(|precision| precision.name()).collect();
-            (Some(capabilities.device), emulated_by, precisions, None)
+            let (precisions, plans) = (capabilities.precisions, capabilities.plans);
+            (Some(capabilities.device), emulated_by, precisions, plans, None)
         }
-        Err(error) => (None, None, Vec::new(), Some(error.to_string())),
+        Err(error) => (None, None, Vec::new(), Vec::new(), Some(error.to_string())),
     };
     BackendReport {
         name: entry.name,
@@ -152,6 +157,7 @@ fn backend(entry: &BackendEntry) -> BackendReport {
         device,
         emulated_by,
         precisions,
+        plans,
         problem,
     }
 }
@@ -290,16 +296,19 @@ fn text(report: &Report) -> String {
     let mut lines = vec![format!("smolvla {}", report.version), String::new(), "Backends".to_owned()];
     for backend in &report.backends {
         let state = match (&backend.device, &backend.emulated_by, backend.built_in) {
-            (Some(device), None, _) => format!("ready: {device}; {}", backend.precisions.join(", ")),
-            (Some(device), Some(by), _) => {
-                format!("emulated by {by}: {device}; {}", backend.precisions.join(", "))
-            }
+            (Some(device), None, _) => format!("ready: {device}"),
+            (Some(device), Some(by), _) => format!("emulated by {by}: {device}"),
             (None, ..) if backend.planned => "planned, not written yet".to_owned(),
             (None, _, false) => format!("not in this build (build with --features {})", backend.name),
             (None, ..) => "cannot be opened, see below".to_owned(),
         };
         lines.push(format!("  {:<10} {}", backend.name, backend.summary));
         lines.push(format!("  {:<10}   {state}", ""));
+        if backend.device.is_some() {
+            let names: Vec<_> = backend.precisions.iter().map(|precision| precision.name()).collect();
+            lines.push(format!("  {:<10}   precisions: {}", "", names.join(", ")));
+        }
+        lines.extend(backend.plans.iter().map(|plan| format!("  {:<10}   plan {plan}", "")));
     }
     lines.extend([String::new(), "Machine".to_owned()]);
     lines.extend(machine_lines(&report.machine));
@@ -373,6 +382,19 @@ mod tests {
         folder.free_bytes = Some(u64::MAX);
         assert!(lacking_space(&folder).is_none());
     }
+
+    #[test]
+    fn precisions_and_plans_of_a_backend_are_listed() {
+        let mut report = examine().unwrap();
+        let cpu = &mut report.backends[0];
+        cpu.device = Some("a processor".to_owned());
+        cpu.precisions = vec![Precision::F32, Precision::Bf16];
+        cpu.plans = vec![PrecisionPlan::new("auto", Precision::Bf16).with_rule("state", Precision::F32, "")];
+        let text = text(&report);
+        assert!(text.contains("precisions: f32, bf16\n"), "{text}");
+        assert!(text.contains("plan auto (bf16, f32 for state)\n"), "{text}");
+    }
+
     #[test]
     fn planned_backends_are_no_problems() {
         let report = examine().unwrap();

@@ -14,6 +14,7 @@ mod memory;
 mod observation;
 mod output;
 mod output_file;
+mod precision;
 mod prediction;
 mod run;
 mod synth;

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use smolvla::Device;
 use smolvla::checkpoint::Checkpoint;
 use smolvla::graph::{Observer, Site};
 use smolvla::policy::{
     ActionChunk, ActionUnits, ChunkRequest, Noise, Observation, PolicyInfo, PolicyOptions,
 };
-use smolvla::{Device, Precision};
 
 use crate::console::{Console, Task, Unit};
 use crate::failure::Failure;
@@ -78,7 +78,6 @@ impl Prediction {
 
 /// Loads the policy onto the device and predicts one chunk.
 pub(crate) fn predict(console: Console, checkpoint: &Checkpoint, job: Job) -> Result<Prediction, Failure> {
-    check_precision(&job.device, job.options.precision)?;
     let backend = job.device.capabilities().backend;
     if backend == "reference" {
         console.note(
@@ -130,19 +129,6 @@ pub(crate) fn predict(console: Console, checkpoint: &Checkpoint, job: Job) -> Re
         chunk,
         load,
     })
-}
-
-fn check_precision(device: &Device, precision: Precision) -> Result<(), Failure> {
-    let capabilities = device.capabilities();
-    if capabilities.precisions.contains(&precision) {
-        return Ok(());
-    }
-    let names: Vec<_> = capabilities.precisions.iter().map(|precision| precision.name()).collect();
-    Err(Failure::input(format!(
-        "--precision: the backend `{}` has no {precision}; it has {}",
-        capabilities.backend,
-        names.join(", ")
-    )))
 }
 
 /// Moves a bar as the graph advances.

@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
+use smolvla::Device;
 use smolvla::policy::{Noise, Observation, PolicyOptions};
 use smolvla::processor::CameraMap;
-use smolvla::{Device, Precision};
 
 use crate::checkpoint_args::CheckpointArgs;
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::observation::{ImageArg, image_arg, open_images, parse_state, parse_task, read_noise};
+use crate::precision::PrecisionArgs;
 use crate::prediction::{Job, predict};
 use crate::{joints, output, output_file};
 
@@ -52,12 +53,11 @@ pub(crate) struct Args {
     #[arg(long = "camera", value_name = "NAME=FEATURE", help_heading = "Observation")]
     cameras: Vec<String>,
 
-    /// The backend: cpu, or reference (slow, for checks); `smolvla doctor` lists them all.
+    /// The backend: cpu, or reference (slow, for checks); `smolvla doctor` lists all that this build has.
     #[arg(long, value_name = "NAME", default_value = "cpu", help_heading = "Computation")]
     backend: String,
-    /// Arithmetic of the weights: f32 (the only one the cpu backend has so far), bf16, f16 or int8.
-    #[arg(long, value_name = "NAME", default_value = "f32", value_parser = precision, help_heading = "Computation")]
-    precision: Precision,
+    #[command(flatten, next_help_heading = "Computation")]
+    precision: PrecisionArgs,
     /// Denoising steps; by default as the checkpoint says.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MAX_STEPS), help_heading = "Computation")]
     steps: Option<u64>,
@@ -107,12 +107,13 @@ pub(crate) fn perform(console: Console, args: Args) -> Result<(), Failure> {
     };
     let cameras = camera_map(&args.cameras, &observation)?;
     let device = Device::open(&args.backend)?;
+    let precision = args.precision.resolve(&device)?;
 
     let checkpoint = args.checkpoint.open(console)?;
     let job = Job {
         checkpoint_name: args.checkpoint.name(),
         device,
-        options: PolicyOptions { precision: args.precision, cameras, ..PolicyOptions::default() },
+        options: PolicyOptions { precision, cameras, ..PolicyOptions::default() },
         observation,
         noise,
         steps: args.steps.and_then(|steps| usize::try_from(steps).ok()),
@@ -150,12 +151,4 @@ fn camera_map(entries: &[String], observation: &Observation) -> Result<CameraMap
 /// A seed; for clap.
 fn seed(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| format!("expected a whole number from 0 to {}", u64::MAX))
-}
-
-/// A precision by its name; for clap.
-fn precision(name: &str) -> Result<Precision, String> {
-    const ALL: [Precision; 4] = [Precision::F32, Precision::Bf16, Precision::F16, Precision::Int8];
-    ALL.into_iter()
-        .find(|precision| precision.name() == name)
-        .ok_or_else(|| format!("expected one of {}", ALL.map(Precision::name).join(", ")))
 }

@@ -9,10 +9,10 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use smolvla_core::Precision;
 use smolvla_core::graph::{Observer, PrefixLayout};
 use smolvla_core::policy::{ActionChunk, ChunkRequest, Noise, Observation, Policy, PolicyOptions};
 use smolvla_core::synth::Size;
+use smolvla_core::{Precision, PrecisionPlan};
 
 use crate::evidence::{Evidence, Stop};
 use crate::fixtures::{Case, Fixtures, Stages};
@@ -82,9 +82,11 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Loads a case's checkpoint; `None` leaves padding to the backend.
+    /// Loads a case's checkpoint; `None` leaves padding to the backend. What runs is what a user gets who asks for
+    /// the precision by name: the backend's own plan of that name, where it has one.
     fn load(&self, case: &Case, layout: Option<PrefixLayout>) -> Result<Box<dyn Policy>, Stop> {
-        let options = PolicyOptions { precision: self.precision, layout, ..PolicyOptions::default() };
+        let precision = PrecisionPlan::resolve(self.precision.name(), &self.subject.capabilities())?;
+        let options = PolicyOptions { precision, layout, ..PolicyOptions::default() };
         Ok(self.subject.load(&self.fixtures.checkpoint(case)?, &options)?)
     }
 }

@@ -253,6 +253,7 @@ impl<'a, B: Backend> Inputs<'a, B> {
             .collect();
         let source = LinearSource {
             name: "linear".to_owned(),
+            path: "linear".to_owned(),
             weights: weights.iter().map(Stored::view).collect(),
             biases: biases.iter().map(Stored::view).collect(),
         };
@@ -268,8 +269,12 @@ impl<'a, B: Backend> Inputs<'a, B> {
     ) -> Result<B::Table, BackendError> {
         let values = self.values(kind, rows, cols);
         let stored = Stored { dtype, rows, columns: [0, cols], cols, bytes: encode(&values, dtype) };
-        let source =
-            LinearSource { name: "table".to_owned(), weights: vec![stored.view()], biases: Vec::new() };
+        let source = LinearSource {
+            name: "table".to_owned(),
+            path: "table".to_owned(),
+            weights: vec![stored.view()],
+            biases: Vec::new(),
+        };
         self.backend.prepare_table(&source)
     }
 
@@ -342,7 +347,7 @@ fn seed(name: &str) -> u64 {
 /// Numbers that a precision holds exactly.
 fn on_grid(values: Vec<f32>, grid: Precision) -> Vec<f32> {
     let dtype = match grid {
-        Precision::Bf16 | Precision::Int8 => StorageType::Bf16,
+        Precision::Bf16 | Precision::Int8 | Precision::Int8Weights => StorageType::Bf16,
         Precision::F16 => StorageType::F16,
         _ => return values,
     };
@@ -391,6 +396,7 @@ mod tests {
             (Precision::F16, StorageType::F16),
             (Precision::Bf16, StorageType::Bf16),
             (Precision::Int8, StorageType::Bf16),
+            (Precision::Int8Weights, StorageType::Bf16),
         ] {
             let once = on_grid(values.clone(), precision);
             assert_eq!(whole(dtype, 3, 3, &encode(&once, dtype)).to_f32(), once);

@@ -79,6 +79,7 @@ impl Backend for Toy {
         let view = |rows, cols, bytes| TensorView::new(StorageType::F32, rows, cols, bytes);
         let source = LinearSource {
             name: source.name.clone(),
+            path: source.path.clone(),
             weights: view(source.outputs(), source.inputs(), &weight).into_iter().collect(),
             biases: bias.iter().filter_map(|bias| view(1, source.outputs(), bias)).collect(),
         };

@@ -160,6 +160,19 @@ impl WeightsFile {
         self.get(name)?.ok_or_else(|| self.error(name, "is missing".to_owned()))
     }
 
+    /// Gives back the memory that a tensor's part of the file takes, where the operating system can (on Unix).
+    ///
+    /// For whoever has read a tensor and will hardly read it again: the numbers of a mapped file count as memory of
+    /// the process once they are read. Views stay as they are; what is read again comes back from the file.
+    pub fn release(&self, name: &str) {
+        if let Some(entry) = self.entry(name)
+            && let Err(error) = release_pages(&self.map, &entry.bytes)
+        {
+            // It only costs memory.
+            tracing::debug!(tensor = name, %error, "pages are not given back");
+        }
+    }
+
     pub(super) fn error(&self, tensor: &str, reason: String) -> Error {
         Error::Tensor { file: self.path.clone(), tensor: tensor.to_owned(), reason }
     }
@@ -178,6 +191,21 @@ fn map_file(file: &File) -> io::Result<Mmap> {
     // do so is the contract in the documentation of `WeightsFile::open`, the only caller, and of
     // `Checkpoint::open`; this library itself only ever writes new files and renames them into place.
     unsafe { Mmap::map(file) }
+}
+
+#[cfg(unix)]
+#[allow(unsafe_code, reason = "the crate that maps the file cannot know that its pages are never written to")]
+fn release_pages(map: &Mmap, bytes: &Range<usize>) -> io::Result<()> {
+    // SAFETY: the advice drops pages, and what was written to them; nothing can be written through this map, which
+    // is read-only and of a file. Who reads a dropped page gets it again from the file, at the same address and,
+    // the file being as it was (the contract of `WeightsFile::open`), with the same bytes, so that slices into
+    // the map stay valid and unchanged. `bytes` is a range of the map, checked when the file was opened.
+    unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len()) }
+}
+
+#[cfg(not(unix))]
+fn release_pages(_map: &Mmap, _bytes: &Range<usize>) -> io::Result<()> {
+    Ok(())
 }
 
 fn storage(dtype: Dtype) -> Option<StorageType> {
@@ -267,6 +295,39 @@ mod tests {
         let view = file.tensor("conv").unwrap();
         assert_eq!((view.rows(), view.cols()), (2, 12));
         assert_eq!(file.entry("conv").unwrap().shape, [2, 3, 2, 2]);
+    }
+
+    #[test]
+    fn released_tensor_reads_the_same() {
+        let values: Vec<u8> = (0..40_000_u32).flat_map(|v| (v as f32).to_le_bytes()).collect();
+        let (_folder, file) =
+            opened(&bytes_of(&[("a", Dtype::F32, &[4], &[1; 16]), ("b", Dtype::F32, &[200, 200], &values)]));
+        let file = file.unwrap();
+        let view = file.tensor("b").unwrap();
+        let before = view.to_f32();
+        file.release("b");
+        file.release("none");
+        assert_eq!(view.to_f32(), before);
+        assert_eq!(file.tensor("a").unwrap().to_f32(), [f32::from_bits(0x0101_0101); 4]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn released_tensor_takes_no_memory() {
+        let (_folder, file) = opened(&bytes_of(&[("a", Dtype::F32, &[1024, 1024], &vec![1; 4 << 20])]));
+        let file = file.unwrap();
+        let resident = || {
+            let start = format!("{:x}-", file.map.as_ptr().addr());
+            let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+            let mut lines = maps.lines().skip_while(|line| !line.starts_with(&start));
+            let line = lines.find(|line| line.starts_with("Rss:")).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
+        };
+        file.tensor("a").unwrap().to_f32();
+        let before = resident();
+        file.release("a");
+        let after = resident();
+        assert!(before >= 4 << 10 && after <= 64, "{before} kB before, {after} kB after");
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub use scan::non_finite;
 pub use statistics::{SelectedStatistics, Statistics, StatisticsChoice};
 
 use crate::config::{Architecture, FeatureType, NormalizationMode, PolicyConfig, VlmConfig, policy};
+use crate::graph::Parameters;
 use crate::weights::TensorView;
 use crate::{Error, Result};
 
@@ -154,6 +155,11 @@ impl Checkpoint {
         self.weights.tensor(name)
     }
 
+    /// Gives back the memory that a parameter's part of the file takes, see [`WeightsFile::release`].
+    pub fn release(&self, name: &str) {
+        self.weights.release(name);
+    }
+
     /// How features of a kind are normalised.
     pub fn normalization_mode(&self, kind: FeatureType) -> NormalizationMode {
         self.processors.normalization_mode(kind)
@@ -183,6 +189,16 @@ impl Checkpoint {
     /// `path` is a `tokenizer.json` or a folder that holds one.
     pub fn set_tokenizer(&mut self, path: &Path) {
         self.tokenizer = Some(source::tokenizer_file(path));
+    }
+}
+
+impl Parameters for Checkpoint {
+    fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
+        self.tensor(name)
+    }
+
+    fn release(&self, name: &str) {
+        self.release(name);
     }
 }
 

@@ -14,7 +14,7 @@ use crate::weights::StorageType;
 ///
 /// Tensors of another shape than expected are left to [`super::compare`].
 ///
-/// Reads the whole file once, on all cores.
+/// Reads the whole file once, on all cores, and keeps none of it in memory.
 pub fn non_finite(file: &WeightsFile, policy: &PolicyConfig, architecture: &Architecture) -> Vec<Finding> {
     let tensors: Vec<ExpectedTensor> =
         expected(policy, architecture).into_iter().filter(|tensor| tensor.needed).collect();
@@ -29,6 +29,7 @@ pub fn non_finite(file: &WeightsFile, policy: &PolicyConfig, architecture: &Arch
             let Ok(Some(view)) = file.get(&tensor.name) else { continue };
             let place = (0..view.rows())
                 .find_map(|row| Some((row, first_non_finite(view.dtype(), view.row_bytes(row))?)));
+            file.release(&tensor.name);
             if let Some((row, column)) = place {
                 let mut values = vec![0.0; view.cols()];
                 view.read_row(row, &mut values);

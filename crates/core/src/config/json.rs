@@ -18,8 +18,15 @@ static EMPTY: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
 /// # Errors
 /// [`Error::Io`] when it cannot be read or is larger than 64 MiB, [`Error::Corrupt`] when it is not JSON.
 pub(crate) fn read(file: &Path) -> Result<Value> {
-    let bytes = read_limited(file, LARGEST_JSON)?;
-    serde_json::from_slice(&bytes)
+    parse(file, &read_limited(file, LARGEST_JSON)?)
+}
+
+/// The value of a JSON file that holds `bytes`.
+///
+/// # Errors
+/// [`Error::Corrupt`] when it is not JSON.
+pub(crate) fn parse(file: &Path, bytes: &[u8]) -> Result<Value> {
+    serde_json::from_slice(bytes)
         .map_err(|error| Error::Corrupt { file: file.to_owned(), reason: format!("is not JSON: {error}") })
 }
 

@@ -4,9 +4,10 @@ use super::vision::VisionLayer;
 use super::{
     Expert, ExpertAttentionWeights, ExpertLayer, GatedMlp, Heads, Model, TextLayer, TextOutput, Vision,
 };
-use crate::backend::{Backend, Precision};
+use crate::backend::Backend;
 use crate::config::{Architecture, ExpertAttention, ExpertSlot};
 use crate::error::Result;
+use crate::precision::PrecisionPlan;
 use crate::weights::{LinearSource, TensorView};
 
 /// How far loading has come: layers prepared of all layers.
@@ -18,18 +19,77 @@ pub struct LoadProgress {
     pub total: usize,
 }
 
-/// Prepares every parameter that inference reads on `backend`.
+/// Where [`load`] finds parameters, by their names in LeRobot's state dict.
+pub trait Parameters {
+    /// A parameter as a matrix.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`](crate::Error::Tensor) when there is no such parameter.
+    fn tensor(&self, name: &str) -> Result<TensorView<'_>>;
+
+    /// A parameter has been prepared and will not be asked for again: whatever holds it may give back memory.
+    fn release(&self, name: &str) {
+        let _ = name;
+    }
+}
+
+/// The path of every linear layer in the graph, in the order of the data's way through it; what the rules of a
+/// [`PrecisionPlan`] are about, and [`LinearSource::path`].
 ///
-/// `tensor` finds a parameter by its name in LeRobot's state dict; shapes are taken as checked against
-/// `architecture` (see [`crate::checkpoint`]).
-pub fn load<'a, B: Backend>(
+/// | Paths | |
+/// |---|---|
+/// | `vision.patch_embedding`, `connector`, `state` | |
+/// | `vision.layers.{i}.` | `qkv`, `output`, `fc1`, `fc2` |
+/// | `text.layers.{i}.` | `qkv`, and but for the last layer `output`, `gate_up`, `down` |
+/// | `expert.` | `action_in`, `time_in_actions`, `time_in_time`, `time_out`, `action_out` |
+/// | `expert.layers.{i}.` | `qkv` or `query`, `key`, `value`; `output`, `gate_up`, `down` |
+///
+/// Layers are counted from 0, the expert's by themselves.
+pub fn layer_paths(architecture: &Architecture) -> Vec<String> {
+    let mut paths = Vec::new();
+    let mut add = |prefix: &str, names: &[&str]| {
+        paths.extend(names.iter().map(|name| format!("{prefix}{name}")));
+    };
+    add("vision.", &["patch_embedding"]);
+    for index in 0..architecture.vision.layers {
+        add(&format!("vision.layers.{index}."), &["qkv", "output", "fc1", "fc2"]);
+    }
+    add("", &["connector", "state"]);
+    let last_text_layer = last_text_layer(architecture);
+    for index in 0..last_text_layer {
+        add(&format!("text.layers.{index}."), &["qkv", "output", "gate_up", "down"]);
+    }
+    add(&format!("text.layers.{last_text_layer}."), &["qkv"]);
+    add("expert.", &["action_in", "time_in_actions", "time_in_time", "time_out"]);
+    for slot in architecture.expert.schedule.iter().flatten() {
+        let prefix = format!("expert.layers.{}.", slot.index);
+        match slot.kind {
+            ExpertAttention::SelfAttention => add(&prefix, &["qkv"]),
+            ExpertAttention::CrossAttention => add(&prefix, &["query", "key", "value"]),
+        }
+        add(&prefix, &["output", "gate_up", "down"]);
+    }
+    add("expert.", &["action_out"]);
+    paths
+}
+
+/// Prepares every parameter that inference reads on `backend`, each linear layer in the precision of the plan.
+///
+/// Shapes are taken as checked against `architecture` (see [`crate::checkpoint`]).
+///
+/// # Errors
+/// [`Error::Input`](crate::Error::Input) for a rule of the plan that is about no layer;
+/// [`Error::Tensor`](crate::Error::Tensor) for a parameter that is not there;
+/// [`Error::Backend`](crate::Error::Backend) when the backend refuses.
+pub fn load<B: Backend>(
     backend: B,
     architecture: &Architecture,
-    precision: Precision,
-    tensor: &dyn Fn(&str) -> Result<TensorView<'a>>,
+    precision: &PrecisionPlan,
+    parameters: &dyn Parameters,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Model<B>> {
-    let last_text_layer = architecture.expert.schedule.iter().rposition(Option::is_some).unwrap_or(0);
+    precision.check_layers(&layer_paths(architecture))?;
+    let last_text_layer = last_text_layer(architecture);
     let experts: Vec<(usize, ExpertSlot)> = architecture
         .expert
         .schedule
@@ -44,12 +104,12 @@ pub fn load<'a, B: Backend>(
         progress(LoadProgress { done, total });
     };
 
-    let loader = Loader { backend: &backend, precision, tensor };
+    let loader = Loader { backend: &backend, precision, parameters };
     let vlm = "model.vlm_with_expert.vlm.model";
     let mut vision_layers = Vec::with_capacity(architecture.vision.layers);
     for index in 0..architecture.vision.layers {
-        vision_layers
-            .push(loader.vision_layer(architecture, &format!("{vlm}.vision_model.encoder.layers.{index}"))?);
+        let prefix = format!("{vlm}.vision_model.encoder.layers.{index}");
+        vision_layers.push(loader.vision_layer(architecture, &format!("vision.layers.{index}"), &prefix)?);
         advance();
     }
     let vision = loader.vision(architecture, vlm, vision_layers)?;
@@ -57,15 +117,12 @@ pub fn load<'a, B: Backend>(
     let mut text = Vec::with_capacity(last_text_layer + 1);
     for index in 0..=last_text_layer {
         let prefix = format!("{vlm}.text_model.layers.{index}");
-        text.push(loader.text_layer(architecture, &prefix, index == last_text_layer)?);
+        let path = format!("text.layers.{index}");
+        text.push(loader.text_layer(architecture, &path, &prefix, index == last_text_layer)?);
         advance();
     }
-    let embeddings = backend.prepare_table(&LinearSource {
-        name: "embed_tokens".to_owned(),
-        weights: vec![tensor(&format!("{vlm}.text_model.embed_tokens.weight"))?],
-        biases: Vec::new(),
-    })?;
-    let state = loader.linear("model.state_proj", true)?;
+    let embeddings = loader.table("text.embedding", &format!("{vlm}.text_model.embed_tokens.weight"))?;
+    let state = loader.linear("state", "model.state_proj", true)?;
     advance();
     let mut expert_layers = Vec::with_capacity(experts.len());
     for (text_layer, slot) in experts {
@@ -83,18 +140,20 @@ pub fn load<'a, B: Backend>(
         text,
         expert,
         time: None,
+        patches: Vec::new(),
         backend,
     })
 }
 
 /// Finds tensors and hands them to the backend.
-struct Loader<'l, 'a, B> {
+struct Loader<'l, B> {
     backend: &'l B,
-    precision: Precision,
-    tensor: &'l dyn Fn(&str) -> Result<TensorView<'a>>,
+    precision: &'l PrecisionPlan,
+    parameters: &'l dyn Parameters,
 }
 
-impl<B: Backend> Loader<'_, '_, B> {
+/// In the methods below `path` is a layer's place in the graph and `prefix` what its parameters' names begin with.
+impl<B: Backend> Loader<'_, B> {
     fn vision(
         &self,
         architecture: &Architecture,
@@ -102,33 +161,42 @@ impl<B: Backend> Loader<'_, '_, B> {
         layers: Vec<VisionLayer<B::Tensor, B::Linear>>,
     ) -> Result<Vision<B::Tensor, B::Linear>> {
         let root = format!("{vlm}.vision_model");
-        let positions = (self.tensor)(&format!("{root}.embeddings.position_embedding.weight"))?.to_f32();
+        let positions = self.values(&format!("{root}.embeddings.position_embedding.weight"))?;
         let side = architecture.vision.image_size / architecture.vision.patch_size;
         let usual = self.backend.upload(&positions, side * side, architecture.vision.hidden)?;
         Ok(Vision {
-            patch_embedding: self.linear(&format!("{root}.embeddings.patch_embedding"), true)?,
+            patch_embedding: self.linear(
+                "vision.patch_embedding",
+                &format!("{root}.embeddings.patch_embedding"),
+                true,
+            )?,
             positions,
             usual_positions: (side, usual),
             layers,
             post_norm: self.layer_norm(&format!("{root}.post_layernorm"))?,
-            connector: self.linear(&format!("{vlm}.connector.modality_projection.proj"), false)?,
+            connector: self.linear(
+                "connector",
+                &format!("{vlm}.connector.modality_projection.proj"),
+                false,
+            )?,
         })
     }
 
     fn vision_layer(
         &self,
         architecture: &Architecture,
+        path: &str,
         prefix: &str,
     ) -> Result<VisionLayer<B::Tensor, B::Linear>> {
         let vision = &architecture.vision;
         let attention = format!("{prefix}.self_attn");
         Ok(VisionLayer {
             norm1: self.layer_norm(&format!("{prefix}.layer_norm1"))?,
-            qkv: self.stacked(&attention, &["q_proj", "k_proj", "v_proj"], true)?,
-            output: self.linear(&format!("{attention}.out_proj"), true)?,
+            qkv: self.stacked(&format!("{path}.qkv"), &attention, &["q_proj", "k_proj", "v_proj"], true)?,
+            output: self.linear(&format!("{path}.output"), &format!("{attention}.out_proj"), true)?,
             norm2: self.layer_norm(&format!("{prefix}.layer_norm2"))?,
-            fc1: self.linear(&format!("{prefix}.mlp.fc1"), true)?,
-            fc2: self.linear(&format!("{prefix}.mlp.fc2"), true)?,
+            fc1: self.linear(&format!("{path}.fc1"), &format!("{prefix}.mlp.fc1"), true)?,
+            fc2: self.linear(&format!("{path}.fc2"), &format!("{prefix}.mlp.fc2"), true)?,
             heads: Heads { query: vision.heads, kv: vision.heads, dim: vision.hidden / vision.heads },
             eps: vision.layer_norm_eps,
         })
@@ -137,6 +205,7 @@ impl<B: Backend> Loader<'_, '_, B> {
     fn text_layer(
         &self,
         architecture: &Architecture,
+        path: &str,
         prefix: &str,
         last: bool,
     ) -> Result<TextLayer<B::Tensor, B::Linear>> {
@@ -146,13 +215,13 @@ impl<B: Backend> Loader<'_, '_, B> {
             None
         } else {
             Some(TextOutput {
-                projection: self.linear(&format!("{attention}.o_proj"), false)?,
-                mlp: self.gated_mlp(architecture, prefix)?,
+                projection: self.linear(&format!("{path}.output"), &format!("{attention}.o_proj"), false)?,
+                mlp: self.gated_mlp(architecture, path, prefix)?,
             })
         };
         Ok(TextLayer {
             norm: self.vector(&format!("{prefix}.input_layernorm.weight"))?,
-            qkv: self.stacked(&attention, projections, false)?,
+            qkv: self.stacked(&format!("{path}.qkv"), &attention, projections, false)?,
             output,
             heads: text_heads(architecture),
             eps: architecture.text.rms_norm_eps,
@@ -165,27 +234,29 @@ impl<B: Backend> Loader<'_, '_, B> {
         layers: Vec<ExpertLayer<B::Tensor, B::Linear>>,
     ) -> Result<Expert<B::Tensor, B::Linear>> {
         let width = architecture.expert.hidden;
-        let time_in = (self.tensor)("model.action_time_mlp_in.weight")?;
-        let half = |name: &str, start, biases| {
+        let (weight, bias) = ("model.action_time_mlp_in.weight", "model.action_time_mlp_in.bias");
+        let time_in = self.parameters.tensor(weight)?;
+        let half = |part: &str, start, biases| {
             self.prepare(LinearSource {
-                name: name.to_owned(),
+                name: format!("model.action_time_mlp_in ({part})"),
+                path: format!("expert.time_in_{part}"),
                 weights: vec![time_in.columns(start, width)],
                 biases,
             })
         };
+        let time_in_actions = half("actions", 0, Vec::new())?;
+        let time_in_time = half("time", width, vec![self.parameters.tensor(bias)?])?;
+        self.parameters.release(weight);
+        self.parameters.release(bias);
         Ok(Expert {
-            action_in: self.linear("model.action_in_proj", true)?,
-            time_in_actions: half("model.action_time_mlp_in (actions)", 0, Vec::new())?,
-            time_in_time: half(
-                "model.action_time_mlp_in (time)",
-                width,
-                vec![(self.tensor)("model.action_time_mlp_in.bias")?],
-            )?,
-            time_out: self.linear("model.action_time_mlp_out", true)?,
+            action_in: self.linear("expert.action_in", "model.action_in_proj", true)?,
+            time_in_actions,
+            time_in_time,
+            time_out: self.linear("expert.time_out", "model.action_time_mlp_out", true)?,
             layers,
             norm: self.vector("model.vlm_with_expert.lm_expert.norm.weight")?,
             eps: architecture.text.rms_norm_eps,
-            action_out: self.linear("model.action_out_proj", true)?,
+            action_out: self.linear("expert.action_out", "model.action_out_proj", true)?,
         })
     }
 
@@ -195,34 +266,50 @@ impl<B: Backend> Loader<'_, '_, B> {
         text_layer: usize,
         slot: ExpertSlot,
     ) -> Result<ExpertLayer<B::Tensor, B::Linear>> {
+        let path = format!("expert.layers.{}", slot.index);
         let prefix = format!("model.vlm_with_expert.lm_expert.layers.{}", slot.index);
         let attention = format!("{prefix}.self_attn");
         let projections = match slot.kind {
             ExpertAttention::SelfAttention => ExpertAttentionWeights::SelfAttention {
-                qkv: self.stacked(&attention, &["q_proj", "k_proj", "v_proj"], false)?,
+                qkv: self.stacked(
+                    &format!("{path}.qkv"),
+                    &attention,
+                    &["q_proj", "k_proj", "v_proj"],
+                    false,
+                )?,
             },
             ExpertAttention::CrossAttention => ExpertAttentionWeights::CrossAttention {
-                query: self.linear(&format!("{attention}.q_proj"), false)?,
-                key: self.linear(&format!("{attention}.k_proj"), false)?,
-                value: self.linear(&format!("{attention}.v_proj"), false)?,
+                query: self.linear(&format!("{path}.query"), &format!("{attention}.q_proj"), false)?,
+                key: self.linear(&format!("{path}.key"), &format!("{attention}.k_proj"), false)?,
+                value: self.linear(&format!("{path}.value"), &format!("{attention}.v_proj"), false)?,
             },
         };
         Ok(ExpertLayer {
             text_layer,
             norm: self.vector(&format!("{prefix}.input_layernorm.weight"))?,
             attention: projections,
-            output: self.linear(&format!("{attention}.o_proj"), false)?,
-            mlp: self.gated_mlp(architecture, &prefix)?,
+            output: self.linear(&format!("{path}.output"), &format!("{attention}.o_proj"), false)?,
+            mlp: self.gated_mlp(architecture, &path, &prefix)?,
             heads: text_heads(architecture),
             eps: architecture.text.rms_norm_eps,
         })
     }
 
-    fn gated_mlp(&self, architecture: &Architecture, prefix: &str) -> Result<GatedMlp<B::Tensor, B::Linear>> {
+    fn gated_mlp(
+        &self,
+        architecture: &Architecture,
+        path: &str,
+        prefix: &str,
+    ) -> Result<GatedMlp<B::Tensor, B::Linear>> {
         Ok(GatedMlp {
             norm: self.vector(&format!("{prefix}.post_attention_layernorm.weight"))?,
-            gate_up: self.stacked(&format!("{prefix}.mlp"), &["gate_proj", "up_proj"], false)?,
-            down: self.linear(&format!("{prefix}.mlp.down_proj"), false)?,
+            gate_up: self.stacked(
+                &format!("{path}.gate_up"),
+                &format!("{prefix}.mlp"),
+                &["gate_proj", "up_proj"],
+                false,
+            )?,
+            down: self.linear(&format!("{path}.down"), &format!("{prefix}.mlp.down_proj"), false)?,
             eps: architecture.text.rms_norm_eps,
         })
     }
@@ -232,33 +319,59 @@ impl<B: Backend> Loader<'_, '_, B> {
     }
 
     fn vector(&self, name: &str) -> Result<B::Tensor> {
-        let view = (self.tensor)(name)?;
-        Ok(self.backend.upload(&view.to_f32(), 1, view.rows() * view.cols())?)
+        let values = self.values(name)?;
+        Ok(self.backend.upload(&values, 1, values.len())?)
     }
 
-    fn linear(&self, prefix: &str, biased: bool) -> Result<B::Linear> {
+    fn values(&self, name: &str) -> Result<Vec<f32>> {
+        let values = self.parameters.tensor(name)?.to_f32();
+        self.parameters.release(name);
+        Ok(values)
+    }
+
+    fn table(&self, path: &str, name: &str) -> Result<B::Table> {
+        let table = self.backend.prepare_table(&LinearSource {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            weights: vec![self.parameters.tensor(name)?],
+            biases: Vec::new(),
+        })?;
+        self.parameters.release(name);
+        Ok(table)
+    }
+
+    fn linear(&self, path: &str, prefix: &str, biased: bool) -> Result<B::Linear> {
         let (parent, name) = prefix.rsplit_once('.').unwrap_or(("", prefix));
-        self.stacked(parent, &[name], biased)
+        self.stacked(path, parent, &[name], biased)
     }
 
     /// Several projections of one input, stacked along their outputs.
-    fn stacked(&self, parent: &str, names: &[&str], biased: bool) -> Result<B::Linear> {
-        let all = |suffix: &str| {
-            names
-                .iter()
-                .map(|name| (self.tensor)(&format!("{parent}.{name}.{suffix}")))
-                .collect::<Result<_>>()
+    fn stacked(&self, path: &str, parent: &str, names: &[&str], biased: bool) -> Result<B::Linear> {
+        let all = |suffix: &str| -> Vec<String> {
+            names.iter().map(|name| format!("{parent}.{name}.{suffix}")).collect()
         };
-        self.prepare(LinearSource {
+        let (weights, biases) = (all("weight"), if biased { all("bias") } else { Vec::new() });
+        let views = |names: &[String]| -> Result<Vec<_>> {
+            names.iter().map(|name| self.parameters.tensor(name)).collect()
+        };
+        let linear = self.prepare(LinearSource {
             name: format!("{parent}.{}", names.join("+")),
-            weights: all("weight")?,
-            biases: if biased { all("bias")? } else { Vec::new() },
-        })
+            path: path.to_owned(),
+            weights: views(&weights)?,
+            biases: views(&biases)?,
+        })?;
+        weights.iter().chain(&biases).for_each(|name| self.parameters.release(name));
+        Ok(linear)
     }
 
     fn prepare(&self, source: LinearSource<'_>) -> Result<B::Linear> {
-        Ok(self.backend.prepare_linear(&source, self.precision)?)
+        Ok(self.backend.prepare_linear(&source, self.precision.precision_for(&source.path))?)
     }
+}
+
+/// The last layer of the language model whose keys and values the expert reads.
+fn last_text_layer(architecture: &Architecture) -> usize {
+    architecture.expert.schedule.iter().rposition(Option::is_some).unwrap_or(0)
 }
 
 fn text_heads(architecture: &Architecture) -> Heads {

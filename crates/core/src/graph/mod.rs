@@ -24,7 +24,7 @@ pub use expert::{
     DenoiseContext, Expert, ExpertAttentionWeights, ExpertLayer, Tap, TimeEmbeddings, denoise_step,
     expert_layer,
 };
-pub use load::{LoadProgress, load};
+pub use load::{LoadProgress, Parameters, layer_paths, load};
 pub use model::{Model, ModelInput, ModelOutput};
 pub use prefix::{CameraInput, Prefix, PrefixLayout};
 pub use rotary::RotaryTable;

@@ -23,6 +23,8 @@ pub struct Model<B: Backend> {
     pub(super) expert: Expert<B::Tensor, B::Linear>,
     /// Time embeddings of the number of steps used last.
     pub(super) time: Option<Arc<TimeEmbeddings<B::Tensor>>>,
+    /// Memory of the patches cut last.
+    pub(super) patches: Vec<f32>,
 }
 
 /// A batch of processed observations.
@@ -117,7 +119,7 @@ impl<B: Backend> Model<B> {
     /// Image tokens of the cameras. Consecutive cameras with images of one size go through the tower together;
     /// in the packed layout absent cameras do not go through it at all.
     fn encode_images(
-        &self,
+        &mut self,
         input: &ModelInput,
         observer: &mut dyn Observer,
     ) -> Result<Vec<Encoded<B::Tensor>>, BackendError> {
@@ -141,7 +143,7 @@ impl<B: Backend> Model<B> {
 
     /// The tower and the connector over images of one size, camera by camera.
     fn encode(
-        &self,
+        &mut self,
         cameras: &[&CameraInput],
         observer: &mut dyn Observer,
     ) -> Result<B::Tensor, BackendError> {
@@ -150,11 +152,13 @@ impl<B: Backend> Model<B> {
         let side = cameras[0].side / vision.patch_size;
         let patch_values = vision.channels * vision.patch_size.pow(2);
         let images = cameras.iter().map(|camera| camera.images.len()).sum();
-        let mut patches = Patches::with_capacity(images, side, patch_values);
+        let memory = std::mem::take(&mut self.patches);
+        let mut patches = Patches::reusing(memory, images, side, patch_values);
         for image in cameras.iter().flat_map(|camera| &camera.images) {
             patches.push(image, vision.channels, vision.patch_size);
         }
-        let patches = backend.upload(&patches.values, images * side * side, patch_values)?;
+        self.patches = patches.values;
+        let patches = backend.upload(&self.patches, images * side * side, patch_values)?;
 
         let positions;
         let positions = if side == self.vision.usual_positions.0 {

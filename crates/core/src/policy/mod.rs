@@ -15,9 +15,10 @@ pub use noise::Noise;
 pub use pipeline::Pipeline;
 pub use smolvla::{PolicyOptions, SmolVla};
 
-use crate::backend::{Capabilities, Precision};
+use crate::backend::Capabilities;
 use crate::error::Result;
 use crate::graph::{Observer, Silent};
+use crate::precision::PrecisionPlan;
 use crate::processor::Image;
 
 /// What the robot sees and is asked to do at one moment.
@@ -45,8 +46,8 @@ pub struct ChunkRequest {
 pub struct PolicyInfo {
     /// The backend and the device that run it.
     pub capabilities: Capabilities,
-    /// The precision of the linear layers; a backend that prepares another one is refused.
-    pub precision: Precision,
+    /// The precision of each linear layer; a backend that prepares another one is refused.
+    pub precision: PrecisionPlan,
     /// Names of the cameras the policy knows, in its order.
     pub cameras: Vec<String>,
     /// Width of the state.

@@ -1,12 +1,13 @@
 //! LeRobot's processors in order: observations to model inputs, model outputs to actions.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use super::{ActionUnits, Observation};
 use crate::config::{Architecture, PolicyConfig};
 use crate::error::{Error, Result};
 use crate::graph::{CameraInput, ModelInput, PrefixLayout};
-use crate::processor::{CameraMap, Normalizer, TextSettings, Tokenizer, aloha, prepare_image};
+use crate::processor::{CameraMap, Normalizer, TextSettings, Tokenizer, aloha, prepare_image_in};
 
 /// Everything between an [`Observation`] and the graph, and between the graph and an action.
 #[derive(Debug)]
@@ -25,6 +26,9 @@ pub struct Pipeline {
     state_dim: usize,
     action_dim: usize,
     sizes: Sizes,
+    /// Memory of images that have been used. Memory fresh from the system costs more than what is computed into
+    /// it, because the system clears it page by page.
+    spare: Mutex<Vec<Vec<f32>>>,
 }
 
 /// The architecture's sizes that inputs are checked against.
@@ -137,6 +141,7 @@ impl Pipeline {
             state_dim,
             action_dim,
             sizes,
+            spare: Mutex::default(),
         })
     }
 
@@ -193,6 +198,12 @@ impl Pipeline {
             layout,
         };
         Ok((input, notices))
+    }
+
+    /// Takes back an input that has been run: the next one's images are put into its memory.
+    pub fn recycle(&self, input: ModelInput) {
+        let images = input.cameras.into_iter().flat_map(|camera| camera.images).collect();
+        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = images;
     }
 
     fn prepare(&self, observations: &[Observation]) -> Result<Processed> {
@@ -257,6 +268,7 @@ impl Pipeline {
     /// The images by camera: those that some observation has, in the policy's order, then as many absent ones
     /// as the configuration fills with masked black images. The others are left out.
     fn images(&self, observations: &[Observation], notices: &mut Vec<String>) -> Result<Vec<CameraInput>> {
+        let mut spare = std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner));
         let mut slots: Vec<Vec<Option<Vec<f32>>>> = vec![vec![None; observations.len()]; self.cameras.len()];
         let mut sides = vec![0; self.cameras.len()];
         for (index, observation) in observations.iter().enumerate() {
@@ -270,7 +282,9 @@ impl Pipeline {
                     ));
                 }
                 let normalizer = self.image_normalizers.get(slot).and_then(Option::as_ref);
-                let planes = prepare_image(image, self.config.resize_imgs_with_padding, normalizer)?;
+                let memory = spare.pop().unwrap_or_default();
+                let planes =
+                    prepare_image_in(memory, image, self.config.resize_imgs_with_padding, normalizer)?;
                 if planes.width != planes.height || !self.sizes.fits(planes.width) {
                     return Err(Error::Image {
                         name: image.name().to_owned(),
@@ -314,7 +328,8 @@ impl Pipeline {
             if present.contains(&false) {
                 notices.push(format!("camera {name} is absent in part of the batch and masked there"));
             }
-            let images = slot.into_iter().map(|image| image.unwrap_or_else(|| black(side))).collect();
+            let images =
+                slot.into_iter().map(|image| image.unwrap_or_else(|| black(side, &mut spare))).collect();
             cameras.push(CameraInput { side, images, present });
         }
         for (index, name) in absent.into_iter().enumerate() {
@@ -322,7 +337,7 @@ impl Pipeline {
                 notices.push(format!("camera {name} is absent: a masked black image takes its place"));
                 cameras.push(CameraInput {
                     side: last_side,
-                    images: vec![black(last_side); observations.len()],
+                    images: observations.iter().map(|_| black(last_side, &mut spare)).collect(),
                     present: vec![false; observations.len()],
                 });
             } else {
@@ -361,7 +376,56 @@ impl Sizes {
     }
 }
 
-/// Planes of a black square.
-fn black(side: usize) -> Vec<f32> {
-    vec![-1.0; 3 * side * side]
+/// Planes of a black square, in spare memory where there is some.
+fn black(side: usize, spare: &mut Vec<Vec<f32>>) -> Vec<f32> {
+    let mut planes = spare.pop().unwrap_or_default();
+    planes.clear();
+    planes.resize(3 * side * side, -1.0);
+    planes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{Checkpoint, LoadOptions};
+    use crate::policy::{PolicyOptions, SmolVla};
+    use crate::processor::Image;
+    use crate::reference::Reference;
+    use crate::synth::{self, SynthOptions};
+
+    #[test]
+    fn images_are_made_in_memory_that_was_used_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("policy");
+        synth::write(&SynthOptions::default(), &folder, &mut |_, _| ()).unwrap();
+        let checkpoint = Checkpoint::open(&folder, &LoadOptions::default()).unwrap();
+        let policy = SmolVla::open(Reference, &checkpoint, &PolicyOptions::default(), &mut |_| ()).unwrap();
+        let pipeline = policy.pipeline();
+
+        let image = |width, height, value| {
+            Image::from_rgb8("picture", width, height, vec![value; width * height * 3]).unwrap()
+        };
+        let observe = |images: [(&str, Image); 2]| {
+            let images = images.map(|(camera, image)| (camera.to_owned(), image)).to_vec();
+            [Observation { images, state: vec![0.5; 6], task: "go".to_owned() }]
+        };
+        let process = |observations: &[Observation]| {
+            pipeline.process(observations, Vec::new(), 1, PrefixLayout::Padded).unwrap().0
+        };
+        let images = |input: &ModelInput| -> Vec<Vec<f32>> {
+            input.cameras.iter().flat_map(|camera| camera.images.clone()).collect()
+        };
+        let wide = observe([("camera1", image(30, 20, 200)), ("camera2", image(9, 9, 90))]);
+        let tall = observe([("camera1", image(20, 30, 10)), ("camera2", image(64, 64, 60))]);
+        let fresh = images(&process(&tall));
+        let mut first = process(&wide);
+        // More room than an image takes tells this memory from any other.
+        const ROOM: usize = 1_000_000;
+        first.cameras.iter_mut().flat_map(|camera| &mut camera.images).for_each(|i| i.reserve(ROOM));
+        pipeline.recycle(first);
+        let second = process(&tall);
+        assert_eq!(second.cameras.len(), 2);
+        assert!(second.cameras.iter().flat_map(|camera| &camera.images).all(|i| i.capacity() >= ROOM));
+        assert_eq!(images(&second), fresh);
+    }
 }

@@ -7,12 +7,13 @@ use super::pipeline::Normalizers;
 use super::{
     ActionChunk, ActionUnits, ChunkRequest, Noise, Observation, Pipeline, Policy, PolicyInfo, StageTiming,
 };
-use crate::backend::{Backend, BackendError, BackendErrorKind, Precision};
+use crate::backend::{Backend, BackendError, BackendErrorKind};
 use crate::checked::Checked;
 use crate::checkpoint::Checkpoint;
 use crate::config::{FeatureType, ImageSpecialTokens, NormalizationMode};
 use crate::error::{Error, Result};
 use crate::graph::{LoadProgress, Model, Observer, PrefixLayout, load};
+use crate::precision::PrecisionPlan;
 use crate::processor::{CameraMap, Normalizer, Tokenizer};
 
 /// LeRobot's names of the features that are not images.
@@ -53,8 +54,8 @@ pub struct SmolVla<B: Backend> {
 /// How to run a checkpoint.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyOptions {
-    /// Precision of the linear layers.
-    pub precision: Precision,
+    /// The precision of each linear layer; `Precision::F32.into()` gives all the same.
+    pub precision: PrecisionPlan,
     /// The user's names for the cameras; they take precedence over the checkpoint's own renaming.
     pub cameras: CameraMap,
     /// Keep or leave out padding; `None` lets the backend decide. The actions are the same.
@@ -69,8 +70,9 @@ impl<B: Backend> SmolVla<B> {
     ///
     /// # Errors
     /// [`Error::Tokenizer`] when the checkpoint names no tokenizer that is at hand; [`Error::Config`],
-    /// [`Error::Statistics`] and [`Error::Tensor`] for what does not fit together; [`Error::Backend`] when the
-    /// device refuses.
+    /// [`Error::Statistics`] and [`Error::Tensor`] for what does not fit together; [`Error::Input`] for a rule of the
+    /// precision plan that is about no layer; [`Error::Backend`] when the device refuses, a precision it lacks
+    /// included.
     pub fn open(
         backend: B,
         checkpoint: &Checkpoint,
@@ -106,8 +108,7 @@ impl<B: Backend> SmolVla<B> {
             text,
             normalizers(checkpoint)?,
         )?;
-        let model =
-            load(backend, &architecture, options.precision, &|name| checkpoint.tensor(name), progress)?;
+        let model = load(backend, &architecture, &options.precision, checkpoint, progress)?;
         let layout = options.layout.unwrap_or(if capabilities.static_shapes {
             PrefixLayout::Padded
         } else {
@@ -128,7 +129,7 @@ impl<B: Backend> SmolVla<B> {
             checkpoint.folder.display()
         );
         let info = PolicyInfo {
-            precision: options.precision,
+            precision: options.precision.clone(),
             capabilities,
             cameras: pipeline.cameras().to_vec(),
             state_dim: pipeline.state_dim(),
@@ -195,6 +196,7 @@ impl<B: Backend> Policy for SmolVla<B> {
         let mut timings = vec![StageTiming { stage: "preprocess", elapsed: started.elapsed() }];
 
         let output = self.model.run(&input, observer)?;
+        self.pipeline.recycle(input);
         tracing::debug!(prefix_tokens = output.prefix_tokens, timings = ?output.timings, "chunk predicted");
         timings.extend(
             output

@@ -12,6 +12,8 @@ use crate::{Error, Result};
 /// More pixels than any robot's camera delivers; a decoder asked for more is being attacked or fed garbage.
 const MAX_PIXELS: u64 = 100_000_000;
 const CHANNELS: usize = 3;
+/// Black, and what is left over around a picture, in `[-1, 1]`.
+const PADDING: f32 = -1.0;
 
 /// A colour image `[height, width, 3]`, as bytes or as floats in `[0, 1]`.
 ///
@@ -131,7 +133,7 @@ impl Image {
         match &self.pixels {
             Pixels::U8(data) => {
                 for (out, &byte) in out.iter_mut().zip(&data[range]) {
-                    *out = f32::from(byte) / 255.0;
+                    *out = fraction(byte);
                 }
             }
             Pixels::F32(data) => out.copy_from_slice(&data[range]),
@@ -163,6 +165,16 @@ pub fn prepare_image(
     target: Option<(usize, usize)>,
     normalizer: Option<&Normalizer>,
 ) -> Result<Planes> {
+    prepare_image_in(Vec::new(), image, target, normalizer)
+}
+
+/// [`prepare_image`] with memory for the result: what it holds is overwritten, and it grows where needed.
+pub(crate) fn prepare_image_in(
+    memory: Vec<f32>,
+    image: &Image,
+    target: Option<(usize, usize)>,
+    normalizer: Option<&Normalizer>,
+) -> Result<Planes> {
     if let Some(width) = normalizer.and_then(Normalizer::width)
         && width != CHANNELS
     {
@@ -174,35 +186,25 @@ pub fn prepare_image(
     let (width, height) = target.unwrap_or((image.width, image.height));
     let (inner_width, inner_height) = fit(image, width, height)?;
     let (left, top) = (width - inner_width, height - inner_height);
-    let columns = Tap::along(image.width, inner_width);
-    let rows = Tap::along(image.height, inner_height);
 
-    let mut data = vec![-1.0; CHANNELS * height * width];
-    let mut upper = ResizedRow::new(inner_width);
-    let mut lower = ResizedRow::new(inner_width);
-    let mut scratch = vec![0.0; image.width * CHANNELS];
-    let mut load = |row: &mut ResizedRow, index: usize| -> Result<()> {
-        if row.index != Some(index) {
-            image.read_row(index, &mut scratch);
-            if let Some(normalizer) = normalizer {
-                normalizer.normalize(&mut scratch)?;
-            }
-            row.fill(index, &scratch, &columns);
+    let mut data = memory;
+    data.resize(CHANNELS * height * width, PADDING);
+    let mut rows = ResizedRows::new(image, normalizer, inner_width);
+    let mut mixed = vec![0.0; CHANNELS * inner_width];
+    for plane in data.chunks_exact_mut(height * width) {
+        plane[..top * width].fill(PADDING);
+    }
+    for (y, tap) in Tap::along(image.height, inner_height).iter().enumerate() {
+        let (upper, lower) = rows.pair(tap.first)?;
+        for (out, (&a, &b)) in mixed.iter_mut().zip(upper.iter().zip(lower)) {
+            *out = tap.mix(a, b) * 2.0 - 1.0;
         }
-        Ok(())
-    };
-    for (y, tap) in rows.iter().enumerate() {
-        // Enlarging, the lower row of one output row is often the upper of the next.
-        if lower.index == Some(tap.first) && upper.index != Some(tap.first) {
-            std::mem::swap(&mut upper, &mut lower);
-        }
-        load(&mut upper, tap.first)?;
-        load(&mut lower, tap.second)?;
-        for channel in 0..CHANNELS {
-            let start = (channel * height + top + y) * width + left;
-            let pairs = upper.channel(channel).iter().zip(lower.channel(channel));
-            for (out, (&a, &b)) in data[start..start + inner_width].iter_mut().zip(pairs) {
-                *out = tap.mix(a, b) * 2.0 - 1.0;
+        let (pixels, _) = mixed.as_chunks::<CHANNELS>();
+        for (channel, plane) in data.chunks_exact_mut(height * width).enumerate() {
+            let (padding, out) = plane[(top + y) * width..][..width].split_at_mut(left);
+            padding.fill(PADDING);
+            for (out, pixel) in out.iter_mut().zip(pixels) {
+                *out = pixel[channel];
             }
         }
     }
@@ -227,10 +229,10 @@ fn fit(image: &Image, width: usize, height: usize) -> Result<(usize, usize)> {
     Ok((inner_width, inner_height))
 }
 
-/// Where one output sample comes from along one axis.
+/// Where one output sample comes from along one axis: the input sample `first` and the one after it. The last
+/// sample counts as followed by itself.
 struct Tap {
     first: usize,
-    second: usize,
     first_weight: f32,
     second_weight: f32,
 }
@@ -244,9 +246,8 @@ impl Tap {
                 // Fused, as torch's kernels are compiled: rounding twice moves a tap by up to 3e-5 samples.
                 let position = scale.mul_add(output as f32 + 0.5, -0.5).max(0.0);
                 let first = (position as usize).min(inputs - 1);
-                let second = (first + 1).min(inputs - 1);
                 let second_weight = (position - first as f32).clamp(0.0, 1.0);
-                Self { first, second, first_weight: 1.0 - second_weight, second_weight }
+                Self { first, first_weight: 1.0 - second_weight, second_weight }
             })
             .collect()
     }
@@ -256,32 +257,84 @@ impl Tap {
     }
 }
 
-/// One row of the source, resized horizontally: `values: [3, width]`.
-struct ResizedRow {
-    index: Option<usize>,
-    width: usize,
-    values: Vec<f32>,
+/// The rows of a picture, resized horizontally when they are asked for.
+struct ResizedRows<'a> {
+    image: &'a Image,
+    normalizer: Option<&'a Normalizer>,
+    columns: Vec<Tap>,
+    /// A row of the picture and its last pixel again: `[width + 1, 3]`.
+    source: Vec<f32>,
+    upper: ResizedRow,
+    lower: ResizedRow,
 }
 
-impl ResizedRow {
-    fn new(width: usize) -> Self {
-        Self { index: None, width, values: vec![0.0; CHANNELS * width] }
-    }
+/// One resized row, `[width, 3]`, and which one.
+struct ResizedRow {
+    index: Option<usize>,
+    pixels: Vec<f32>,
+}
 
-    fn fill(&mut self, index: usize, source: &[f32], columns: &[Tap]) {
-        self.index = Some(index);
-        let (source, _) = source.as_chunks::<CHANNELS>();
-        for (x, tap) in columns.iter().enumerate() {
-            let (first, second) = (&source[tap.first], &source[tap.second]);
-            for channel in 0..CHANNELS {
-                self.values[channel * self.width + x] = tap.mix(first[channel], second[channel]);
-            }
+impl<'a> ResizedRows<'a> {
+    fn new(image: &'a Image, normalizer: Option<&'a Normalizer>, width: usize) -> Self {
+        let row = || ResizedRow { index: None, pixels: vec![0.0; width * CHANNELS] };
+        Self {
+            image,
+            normalizer,
+            columns: Tap::along(image.width, width),
+            source: vec![0.0; (image.width + 1) * CHANNELS],
+            upper: row(),
+            lower: row(),
         }
     }
 
-    fn channel(&self, channel: usize) -> &[f32] {
-        &self.values[channel * self.width..][..self.width]
+    /// The row `first` and the one after it.
+    fn pair(&mut self, first: usize) -> Result<(&[f32], &[f32])> {
+        let second = (first + 1).min(self.image.height - 1);
+        // The lower row of one output row is often the upper of the next.
+        if self.lower.index == Some(first) && self.upper.index != Some(first) {
+            std::mem::swap(&mut self.upper, &mut self.lower);
+        }
+        for (row, index) in [(&mut self.upper, first), (&mut self.lower, second)] {
+            if row.index != Some(index) {
+                read_pixels(self.image, index, self.normalizer, &mut self.source)?;
+                row.fill(index, &self.source, &self.columns);
+            }
+        }
+        Ok((&self.upper.pixels, &self.lower.pixels))
     }
+}
+
+impl ResizedRow {
+    /// `source: [columns + 1, 3]`.
+    fn fill(&mut self, index: usize, source: &[f32], columns: &[Tap]) {
+        self.index = Some(index);
+        let (source, _) = source.as_chunks::<CHANNELS>();
+        let (pixels, _) = self.pixels.as_chunks_mut::<CHANNELS>();
+        for (out, tap) in pixels.iter_mut().zip(columns) {
+            let (first, second) = (source[tap.first], source[tap.first + 1]);
+            *out = std::array::from_fn(|channel| tap.mix(first[channel], second[channel]));
+        }
+    }
+}
+
+/// One row of `image`, normalised, and its last pixel again: `out: [width + 1, 3]`.
+fn read_pixels(image: &Image, row: usize, normalizer: Option<&Normalizer>, out: &mut [f32]) -> Result<()> {
+    let width = image.width * CHANNELS;
+    image.read_row(row, &mut out[..width]);
+    if let Some(normalizer) = normalizer {
+        normalizer.normalize(&mut out[..width])?;
+    }
+    out.copy_within(width - CHANNELS..width, width);
+    Ok(())
+}
+
+/// `byte / 255`, correctly rounded, without a division: 1/255 is 257/65536 and a 65536th of 1/255. The first product
+/// is exact, the second too small for its rounding to matter.
+fn fraction(byte: u8) -> f32 {
+    const HIGH: f32 = 257.0 / 65536.0;
+    const LOW: f32 = 1.0 / (255.0 * 65536.0);
+    let value = f32::from(byte);
+    value * HIGH + value * LOW
 }
 
 fn check_size(name: &str, width: usize, height: usize, elements: usize) -> Result<()> {
@@ -438,6 +491,95 @@ mod tests {
                     index * step
                 );
             }
+        }
+    }
+
+    /// Element `(channel, y, x)` of what [`prepare_image`] makes of `image`, one pixel at a time.
+    fn plain_element(
+        image: &Image,
+        (width, height): (usize, usize),
+        normalizer: Option<&Normalizer>,
+        (channel, y, x): (usize, usize, usize),
+    ) -> f32 {
+        let (inner_width, inner_height) = fit(image, width, height).unwrap();
+        let (left, top) = (width - inner_width, height - inner_height);
+        if x < left || y < top {
+            return -1.0;
+        }
+        let source = |row: usize, column: usize| {
+            let index = (row * image.width + column) * CHANNELS + channel;
+            let mut pixel = [0.0; CHANNELS];
+            pixel[channel] = match &image.pixels {
+                Pixels::U8(data) => f32::from(data[index]) / 255.0,
+                Pixels::F32(data) => data[index],
+            };
+            if let Some(normalizer) = normalizer {
+                normalizer.normalize(&mut pixel).unwrap();
+            }
+            pixel[channel]
+        };
+        let tap = |output: usize, inputs: usize, outputs: usize| {
+            let position = (inputs as f32 / outputs as f32).mul_add(output as f32 + 0.5, -0.5).max(0.0);
+            let first = (position as usize).min(inputs - 1);
+            let weight = (position - first as f32).clamp(0.0, 1.0);
+            (first, (first + 1).min(inputs - 1), 1.0 - weight, weight)
+        };
+        let (x0, x1, x0_weight, x1_weight) = tap(x - left, image.width, inner_width);
+        let (y0, y1, y0_weight, y1_weight) = tap(y - top, image.height, inner_height);
+        let upper = source(y0, x0) * x0_weight + source(y0, x1) * x1_weight;
+        let lower = source(y1, x0) * x0_weight + source(y1, x1) * x1_weight;
+        (upper * y0_weight + lower * y1_weight) * 2.0 - 1.0
+    }
+
+    #[test]
+    fn every_element_equals_the_plain_formula_bit_for_bit() {
+        let cases = [
+            ((1, 1), (1, 1)),
+            ((1, 1), (16, 9)),
+            ((3, 5), (64, 64)),
+            ((3, 5), (2, 4)),
+            ((641, 479), (128, 128)),
+            ((641, 479), (641, 479)),
+            ((100, 2000), (512, 512)),
+            ((37, 23), (101, 203)),
+            ((640, 480), (512, 512)),
+        ];
+        let statistics = FeatureStatistics {
+            mean: Some(vec![0.1, 0.5, 0.7]),
+            std: Some(vec![0.3, 0.25, 0.11]),
+            ..FeatureStatistics::default()
+        };
+        let mode = NormalizationMode::MeanStd;
+        let normalizer = Normalizer::new("camera", mode, &statistics, 1e-8, Path::new("stats")).unwrap();
+        // One memory for all: nothing of an earlier, larger or smaller image may be left.
+        let mut memory = Vec::new();
+        for ((width, height), target) in cases {
+            let bytes = pattern(width, height);
+            // Floats that no byte stands for.
+            let floats = bytes_of(&bytes).iter().map(|&b| f32::from(b) / 255.3).collect();
+            let floats = Image::from_rgb_f32("floats", width, height, floats).unwrap();
+            for (image, normalizer) in [(&bytes, None), (&floats, None), (&bytes, Some(&normalizer))] {
+                let planes = prepare_image_in(memory, image, Some(target), normalizer).unwrap();
+                assert_eq!(planes.data.len(), CHANNELS * target.0 * target.1);
+                for (index, ours) in planes.data.iter().enumerate() {
+                    let (row, x) = (index / target.0, index % target.0);
+                    let element = (row / target.1, row % target.1, x);
+                    let expected = plain_element(image, target, normalizer, element);
+                    assert_eq!(
+                        ours.to_bits(),
+                        expected.to_bits(),
+                        "{width} × {height} to {target:?}, {element:?}: {ours} instead of {expected}"
+                    );
+                }
+                memory = planes.data;
+            }
+        }
+    }
+
+    #[test]
+    fn every_byte_becomes_the_float_that_division_gives() {
+        for byte in 0..=u8::MAX {
+            assert_eq!(fraction(byte).to_bits(), (f32::from(byte) / 255.0).to_bits(), "{byte}");
         }
     }
 

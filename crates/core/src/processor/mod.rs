@@ -12,6 +12,7 @@ mod normalize;
 mod text;
 
 pub use camera::CameraMap;
+pub(crate) use image::prepare_image_in;
 pub use image::{Image, Planes, prepare_image, resize_with_pad};
 pub use normalize::{FeatureStatistics, Normalizer};
 pub use text::{TextSettings, TokenBatch, Tokenizer};

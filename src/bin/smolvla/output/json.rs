@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use smolvla::PrecisionPlan;
 use smolvla::backend::Execution;
 use smolvla::policy::ActionUnits;
 
@@ -22,7 +23,10 @@ struct Report<'a> {
     execution: &'static str,
     /// What stands in for the device when it is emulated.
     emulated_by: Option<&'a str>,
-    precision: &'static str,
+    /// As people read it.
+    precision: String,
+    /// As `--precision` reads it from a file.
+    precision_plan: &'a PrecisionPlan,
     /// `dataset` or `normalized`.
     units: &'static str,
     joints: &'a [String],
@@ -64,7 +68,8 @@ pub(crate) fn json(prediction: &Prediction) -> Result<String, Failure> {
         device: &capabilities.device,
         execution,
         emulated_by,
-        precision: prediction.info.precision.name(),
+        precision: prediction.info.precision.to_string(),
+        precision_plan: &prediction.info.precision,
         units: match chunk.units {
             ActionUnits::Dataset => "dataset",
             ActionUnits::Normalized => "normalized",

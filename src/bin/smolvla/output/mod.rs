@@ -33,7 +33,7 @@ mod sample {
             joints: vec!["pan".to_owned(), "lift, \"fast\"".to_owned()],
             info: PolicyInfo {
                 capabilities,
-                precision: Precision::F32,
+                precision: Precision::F32.into(),
                 cameras: vec!["observation.images.camera1".to_owned()],
                 state_dim: 2,
                 action_dim: 2,

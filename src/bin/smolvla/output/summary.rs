@@ -21,7 +21,10 @@ pub(crate) fn summary(prediction: &Prediction) -> String {
         let _ = writeln!(text, "{name:<11} {value}");
     };
     line("backend", &format!("{} ({}), {execution}", info.capabilities.backend, info.capabilities.device));
-    line("precision", info.precision.name());
+    line("precision", &info.precision.to_string());
+    for rule in info.precision.rules().iter().filter(|rule| !rule.reason.is_empty()) {
+        line("", &format!("{} for {}: {}", rule.precision, rule.layers, rule.reason));
+    }
     line(
         "prediction",
         &format!(
@@ -46,8 +49,23 @@ fn duration(elapsed: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use smolvla::{Precision, PrecisionPlan};
+
     use super::*;
     use crate::output::sample;
+
+    #[test]
+    fn reasons_of_a_plan_stand_below_it() {
+        let mut prediction = sample::prediction(3);
+        prediction.info.precision = PrecisionPlan::new("mine", Precision::Bf16)
+            .with_rule("expert.*", Precision::F32, "it is small")
+            .with_rule("state", Precision::F32, "");
+        let text = summary(&prediction);
+        let lines: Vec<_> = text.lines().skip_while(|line| !line.starts_with("precision")).take(3).collect();
+        assert_eq!(lines[0], "precision   mine (bf16, f32 for expert.* and state)");
+        assert_eq!(lines[1].trim_start(), "f32 for expert.*: it is small");
+        assert!(lines[2].starts_with("prediction"), "{text}");
+    }
 
     #[test]
     fn summary_says_what_ran_and_how_long_it_took() {

@@ -71,7 +71,7 @@ fn every_operation_has_cases_of_its_own_name() {
 
 #[test]
 fn the_plain_loops_hold_in_every_precision_they_could_be_given() {
-    for precision in [Precision::F32, Precision::Bf16, Precision::F16, Precision::Int8] {
+    for precision in Precision::ALL.iter().copied() {
         for case in cases(Size::Tiny) {
             let evidence = case.judge(&Reference, precision);
             assert!(evidence.holds(), "{} in {precision}: {:?}", case.name(), evidence.failures);

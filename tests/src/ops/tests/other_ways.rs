@@ -99,13 +99,17 @@ impl Alteration<Reference> for MultipliesInOrder {
 struct Stores {
     /// How many bits of f32's fraction are left out.
     bits: u32,
+    /// Whether weights have 255 levels a row.
     quantises: bool,
+    /// Whether what they are multiplied with has too.
+    quantises_inputs: bool,
 }
 
 impl Stores {
-    const BF16: Self = Self { bits: 16, quantises: false };
-    const F16: Self = Self { bits: 13, quantises: false };
-    const INT8: Self = Self { bits: 16, quantises: true };
+    const BF16: Self = Self { bits: 16, quantises: false, quantises_inputs: false };
+    const F16: Self = Self { bits: 13, quantises: false, quantises_inputs: false };
+    const INT8: Self = Self { bits: 16, quantises: true, quantises_inputs: true };
+    const INT8_WEIGHTS: Self = Self { quantises_inputs: false, ..Self::INT8 };
 
     fn store(self, x: Outcome) -> Outcome {
         map(&x?, |v| {
@@ -115,17 +119,15 @@ impl Stores {
             f32::from_bits((bits + half) >> self.bits << self.bits)
         })
     }
+}
 
-    /// Each row in 255 levels of its own.
-    fn quantised(self, mut values: Vec<f32>, cols: usize) -> Vec<f32> {
-        if self.quantises {
-            for row in values.chunks_mut(cols) {
-                let level = row.iter().fold(0.0_f32, |largest, v| largest.max(v.abs())) / 127.0;
-                row.iter_mut().filter(|_| level > 0.0).for_each(|v| *v = (*v / level).round() * level);
-            }
-        }
-        values
+/// Each row in 255 levels of its own.
+fn quantised(mut values: Vec<f32>, cols: usize) -> Vec<f32> {
+    for row in values.chunks_mut(cols) {
+        let level = row.iter().fold(0.0_f32, |largest, v| largest.max(v.abs())) / 127.0;
+        row.iter_mut().filter(|_| level > 0.0).for_each(|v| *v = (*v / level).round() * level);
     }
+    values
 }
 
 impl Alteration<Reference> for Stores {
@@ -135,13 +137,15 @@ impl Alteration<Reference> for Stores {
         source: &LinearSource<'_>,
         precision: Precision,
     ) -> Outcome<HostLinear> {
-        let weights = self.quantised(source.weight_f32(), source.inputs());
+        let weights = source.weight_f32();
+        let weights = if self.quantises { quantised(weights, source.inputs()) } else { weights };
         let bytes = |values: Vec<f32>| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
         let (weights, bias) = (bytes(weights), source.bias_f32().map(bytes));
         let view =
             |bytes, rows, cols| TensorView::new(StorageType::F32, rows, cols, bytes).expect("same size");
         let source = LinearSource {
             name: source.name.clone(),
+            path: source.path.clone(),
             weights: vec![view(&weights, source.outputs(), source.inputs())],
             biases: bias.iter().map(|bias| view(bias, 1, source.outputs())).collect(),
         };
@@ -159,8 +163,9 @@ impl Alteration<Reference> for Stores {
         w: &HostLinear,
         e: Epilogue<'_, HostMatrix>,
     ) -> Outcome {
-        let x = matrix(self.quantised(values(x), x.cols()), x.rows(), x.cols())?;
-        self.store(inner.linear(&x, w, e))
+        let inputs = values(x);
+        let inputs = if self.quantises_inputs { quantised(inputs, x.cols()) } else { inputs };
+        self.store(inner.linear(&matrix(inputs, x.rows(), x.cols())?, w, e))
     }
 
     fn layer_norm(
@@ -213,9 +218,12 @@ impl Alteration<Reference> for Stores {
 #[test]
 fn tensors_stored_in_a_precision_stay_within_its_limits() {
     let mut all_failures = Vec::new();
-    for (precision, stores) in
-        [(Precision::Bf16, Stores::BF16), (Precision::F16, Stores::F16), (Precision::Int8, Stores::INT8)]
-    {
+    for (precision, stores) in [
+        (Precision::Bf16, Stores::BF16),
+        (Precision::F16, Stores::F16),
+        (Precision::Int8Weights, Stores::INT8_WEIGHTS),
+        (Precision::Int8, Stores::INT8),
+    ] {
         let backend = Altered::new(Reference, stores);
         for case in cases(Size::Tiny) {
             let failures = case.judge(&backend, precision).failures;
