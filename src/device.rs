@@ -23,7 +23,7 @@ pub struct BackendEntry {
 }
 
 /// Every backend, in the order people should try them.
-pub const BACKENDS: [BackendEntry; 5] = [
+pub const BACKENDS: [BackendEntry; 6] = [
     BackendEntry {
         name: "cpu",
         summary: "this machine's processor",
@@ -51,6 +51,13 @@ pub const BACKENDS: [BackendEntry; 5] = [
         feature: Some("fpga"),
         built_in: cfg!(feature = "fpga"),
         planned: true,
+    },
+    BackendEntry {
+        name: "ndarray",
+        summary: "this machine's processor through Burn's ndarray engine: slow, and written by others",
+        feature: Some("ndarray"),
+        built_in: cfg!(feature = "ndarray"),
+        planned: false,
     },
     BackendEntry {
         name: "reference",
@@ -81,10 +88,12 @@ enum Kind {
     Reference,
     #[cfg(feature = "cpu")]
     Cpu(smolvla_backend_cpu::CpuBackend),
+    #[cfg(feature = "ndarray")]
+    NdArray(smolvla_backend_cpu::ndarray::NdArrayBackend),
 }
 
 impl Device {
-    /// Opens a backend by name: `cpu`, `reference`, `wgpu`, `tt` or `fpga`, with a device number where there
+    /// Opens a backend by name: `cpu`, `ndarray`, `reference`, `wgpu`, `tt` or `fpga`, with a device number where there
     /// can be several (`wgpu:0`).
     ///
     /// # Errors
@@ -96,7 +105,7 @@ impl Device {
             None => (name, None),
         };
         let entry = find(backend)?;
-        if selector.is_some() && matches!(backend, "cpu" | "reference") {
+        if selector.is_some() && matches!(backend, "cpu" | "ndarray" | "reference") {
             return Err(Error::input("backend", format!("`{name}`: `{backend}` takes no device number")));
         }
         if !entry.built_in {
@@ -105,7 +114,9 @@ impl Device {
         let kind = match backend {
             "reference" => Kind::Reference,
             #[cfg(feature = "cpu")]
-            "cpu" => Kind::Cpu(smolvla_backend_cpu::open()),
+            "cpu" => Kind::Cpu(smolvla_backend_cpu::open()?),
+            #[cfg(feature = "ndarray")]
+            "ndarray" => Kind::NdArray(smolvla_backend_cpu::ndarray::open()),
             #[cfg(feature = "wgpu")]
             "wgpu" => match smolvla_backend_wgpu::open(selector)? {},
             #[cfg(feature = "tt")]
@@ -126,6 +137,8 @@ impl Device {
             Kind::Reference => Reference.capabilities(),
             #[cfg(feature = "cpu")]
             Kind::Cpu(backend) => backend.capabilities(),
+            #[cfg(feature = "ndarray")]
+            Kind::NdArray(backend) => backend.capabilities(),
         }
     }
 
@@ -143,6 +156,8 @@ impl Device {
             Kind::Reference => Box::new(SmolVla::open(Reference, checkpoint, options, progress)?),
             #[cfg(feature = "cpu")]
             Kind::Cpu(backend) => Box::new(SmolVla::open(backend, checkpoint, options, progress)?),
+            #[cfg(feature = "ndarray")]
+            Kind::NdArray(backend) => Box::new(SmolVla::open(backend, checkpoint, options, progress)?),
         })
     }
 }
@@ -174,7 +189,7 @@ mod tests {
         for name in ["", "CPU", "cuda", ":0", "cuda:1"] {
             let message = Device::open(name).unwrap_err().to_string();
             assert!(message.starts_with("backend: there is no"), "{message}");
-            assert!(message.contains("cpu, wgpu, tt, fpga, reference"), "{message}");
+            assert!(message.contains("cpu, wgpu, tt, fpga, ndarray, reference"), "{message}");
         }
     }
 

@@ -21,6 +21,7 @@
 //!   [`Device::load`] are its two halves, with every option.
 //! - [`Device`] opens a backend by name at run time.
 //! - [`policy`] has the policy itself, its observations, requests and chunks of actions.
+//! - [`precision`] says in what numbers each layer computes: all alike, or by a plan.
 //! - [`checkpoint`] reads LeRobot's directories and says what is wrong with one; `hub` fetches them; [`synth`]
 //!   writes one with random weights, for tests and measurements.
 //! - [`processor`] turns observations into what the network takes and its results into joint units.
@@ -36,6 +37,7 @@
 //! |---|---|---|
 //! | `cpu` | yes | the CPU backend |
 //! | `hub` | yes | checkpoints and tokenizers from the Hugging Face Hub |
+//! | `ndarray` | | Burn's ndarray engine on the CPU: slow, and written by others |
 //! | `wgpu` | | the GPU backend (planned, not written yet: it links and refuses to open) |
 //! | `tt` | | the Tenstorrent backend (planned) |
 //! | `fpga` | | the AMD Alveo U280 backend (planned) |
@@ -47,8 +49,8 @@ mod source;
 #[cfg(feature = "hub")]
 pub use smolvla_core::hub;
 pub use smolvla_core::{
-    Backend, BackendError, Capabilities, Checked, Error, Precision, Result, backend, checked, checkpoint,
-    config, graph, policy, processor, reference, sampler, synth, weights,
+    Backend, BackendError, Capabilities, Checked, Error, Precision, PrecisionPlan, Result, backend, checked,
+    checkpoint, config, graph, policy, precision, processor, reference, sampler, synth, weights,
 };
 
 pub use device::{BACKENDS, BackendEntry, Device};

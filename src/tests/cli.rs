@@ -42,6 +42,10 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+fn text_of(path: &Path) -> String {
+    text(path).to_owned()
+}
+
 /// One of the sample images.
 fn sample(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("assets").join(name)
@@ -228,6 +232,34 @@ fn raw_actions_and_more_steps_are_reported() {
 }
 
 #[test]
+fn plan_from_a_file_runs_and_is_reported_as_it_was_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("plan.json");
+    let plan = serde_json::json!({
+        "name": "mine",
+        "default": "f32",
+        "rules": [
+            {"layers": "expert.layers.*.down", "precision": "f32", "reason": "to see that it is said"},
+            {"layers": "state", "precision": "f32"},
+        ],
+    });
+    fs::write(&file, plan.to_string()).unwrap();
+    let run = Run::on(&TINY).and(["--backend", "reference", "--precision", text(&file)]);
+    let value = run.json();
+    assert_eq!(value["precision_plan"], plan);
+    assert_eq!(value["precision"], "mine (f32, f32 for expert.layers.*.down and state)");
+    let said = run.succeed();
+    assert!(said.contains("f32 for expert.layers.*.down: to see that it is said"), "{said}");
+}
+
+#[test]
+fn auto_of_a_backend_without_a_recommendation_is_f32_and_says_so() {
+    let run = Run::on(&TINY).and(["--backend", "reference", "--precision", "auto"]);
+    let said = run.succeed();
+    assert!(said.contains("auto (f32)") && said.contains("`reference` recommends no other plan"), "{said}");
+}
+
+#[test]
 fn cameras_can_be_renamed() {
     let image = format!("top={}", sample("top.png").display());
     let plain = Run::on(&TINY).json();
@@ -351,7 +383,10 @@ fn doctor_reports_backends_machine_and_folders() {
     let value: Value = serde_json::from_str(&stdout(&output)).unwrap();
     let names: Vec<_> =
         value["backends"].as_array().unwrap().iter().map(|backend| &backend["name"]).collect();
-    assert_eq!(names, ["cpu", "wgpu", "tt", "fpga", "reference"]);
+    assert_eq!(names, ["cpu", "wgpu", "tt", "fpga", "ndarray", "reference"]);
+    let reference = value["backends"].as_array().unwrap().last().unwrap();
+    assert_eq!(reference["precisions"], serde_json::json!(["f32"]));
+    assert_eq!(reference["plans"], serde_json::json!([]));
     assert!(value["machine"]["threads"].as_u64().unwrap() > 0);
     assert!(value["machine"]["memory_bytes"].as_u64().unwrap() > 0);
     let output = smolvla(["doctor"]);
@@ -390,6 +425,14 @@ fn bad_arguments_are_refused() {
     let short_noise = file("short.txt", b"1 2 3");
     let nan_noise = file("nan.txt", b"1 NaN 3");
     let plain_file = file("file", b"");
+    let plan = |name: &str, rule: &str| {
+        let text = format!(r#"{{"default": "f32", "rules": [{rule}]}}"#);
+        text_of(&file(&format!("{name}.json"), text.as_bytes()))
+    };
+    let image_plan = text_of(&sample("top.png"));
+    let wrong_plan = plan("wrong", r#"{"layers": "state", "precison": "f32"}"#);
+    let bf16_plan = plan("half", r#"{"layers": "state", "precision": "bf16"}"#);
+    let idle_plan = plan("idle", r#"{"layers": "expert.layer.*", "precision": "f32"}"#);
     let jpeg = folder.path().join("plot.jpg");
     let nowhere = folder.path().join("absent/plot.png");
     let run = Run::on(&TINY);
@@ -427,8 +470,34 @@ fn bad_arguments_are_refused() {
         ("JSON and CSV", run.clone().and(["--json", "--csv"]), &["--json", "--csv"]),
         ("unknown backend", run.clone().and(["--backend", "abacus"]), &["abacus", "cpu"]),
         ("device of the one CPU", run.clone().and(["--backend", "cpu:3"]), &["cpu:3"]),
-        ("unknown precision", run.clone().and(["--precision", "f7"]), &["--precision", "f7", "bf16"]),
-        ("precision the backend lacks", run.clone().and(["--precision", "int8"]), &["int8", "cpu", "f32"]),
+        ("unknown precision", run.clone().and(["--precision", "f7"]), &["--precision", "`f7`", "offers f32"]),
+        (
+            "precision the backend lacks",
+            run.clone().and(["--backend", "reference", "--precision", "bf16"]),
+            &["bf16", "`reference` offers f32", "smolvla doctor"],
+        ),
+        ("absent plan", run.clone().and(["--precision", "./absent.json"]), &["--precision", "./absent.json"]),
+        ("folder as plan", run.clone().and(["--precision", "."]), &["--precision", "cannot read ."]),
+        (
+            "image as plan",
+            run.clone().and(["--precision", &image_plan]),
+            &["--precision", "top.png", "not JSON"],
+        ),
+        (
+            "plan with a slip",
+            run.clone().and(["--precision", &wrong_plan]),
+            &["wrong.json", "rules[0].precison"],
+        ),
+        (
+            "plan the backend lacks",
+            run.clone().and(["--backend", "reference", "--precision", &bf16_plan]),
+            &["no bf16", "`half`", "`reference` offers f32"],
+        ),
+        (
+            "plan for no layer",
+            run.clone().and(["--precision", &idle_plan]),
+            &["`idle`", "expert.layer.*", "expert.layers.*.qkv"],
+        ),
         ("absent noise", run.clone().and(["--noise", "absent.txt"]), &["absent.txt"]),
         ("short noise", run.clone().and(["--noise", text(&short_noise)]), &["noise", "3 numbers"]),
         ("NaN in noise", run.clone().and(["--noise", text(&nan_noise)]), &["nan.txt", "number 2"]),
@@ -474,6 +543,11 @@ fn bad_arguments_of_other_verbs_are_refused() {
         ),
         ("too many cameras", vec!["demo", "--cameras", "4"], &["--cameras", "4"]),
         ("plot into no folder", vec!["demo", "--size", "tiny", "--out", "absent"], &["absent"]),
+        (
+            "demo in no precision",
+            vec!["demo", "--size", "tiny", "--backend", "reference", "--precision", "f7"],
+            &["`f7`", "offers f32"],
+        ),
         ("demo on no backend", vec!["demo", "--size", "tiny", "--backend", "abacus"], &["abacus"]),
         ("loud and quiet", vec!["doctor", "-q", "-v"], &["--quiet"]),
     ];

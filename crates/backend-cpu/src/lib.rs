@@ -1,37 +1,25 @@
 //! smolvla on the CPU.
 //!
-//! The portable engine: [`smolvla_backend_burn`] on Burn's ndarray device, f32, on all cores. It runs on any
-//! machine Rust compiles for.
+//! The native engine: packed weights, kernels for the instructions the processor has (AMX, AVX-512, AVX2, or plain Rust on
+//! any other), threads of its own. `SMOLVLA_CPU_ISA`, `SMOLVLA_CPU_THREADS` and `SMOLVLA_CPU_PIN` change what is
+//! detected; see [`Options::from_env`].
 //!
 //! ```
 //! use smolvla_core::Backend;
 //!
-//! let cpu = smolvla_backend_cpu::open();
+//! let cpu = smolvla_backend_cpu::open()?;
 //! assert_eq!(cpu.capabilities().backend, "cpu");
+//! # Ok::<(), smolvla_core::BackendError>(())
 //! ```
-#![forbid(unsafe_code)]
+//!
+//! With the feature `ndarray` there is also `ndarray::open`: [Burn](https://burn.dev)'s ndarray engine in f32, several
+//! times slower, written by others: a second opinion.
+#![deny(unsafe_code)]
 
-use std::thread::available_parallelism;
+#[allow(unsafe_code, reason = "kernels use processor intrinsics and write disjoint parts of shared buffers")]
+mod native;
 
-use burn::tensor::Device;
-use smolvla_backend_burn::{BurnBackend, Identity};
-use smolvla_core::backend::Execution;
+#[cfg(feature = "ndarray")]
+pub mod ndarray;
 
-/// The CPU backend.
-pub type CpuBackend = BurnBackend;
-
-/// Opens the CPU. It is always there.
-#[expect(deprecated, reason = "the portable engine is burn-ndarray; its last release, 0.22.1, is pinned")]
-pub fn open() -> CpuBackend {
-    let threads = available_parallelism().map_or(1, usize::from);
-    BurnBackend::new(
-        Device::ndarray(),
-        Identity {
-            backend: "cpu",
-            device: format!("{} with {threads} threads, Burn ndarray engine", std::env::consts::ARCH),
-            driver: None,
-            execution: Execution::Native,
-            static_shapes: false,
-        },
-    )
-}
+pub use native::{CpuBackend, Isa, Mask, Options, Table, Tensor, Weights, open};
