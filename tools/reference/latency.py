@@ -75,10 +75,10 @@ def measure(arguments: argparse.Namespace, reference: str, cameras: int) -> dict
     peak_load = peak_memory_bytes()
     reset_peak_memory()
 
-    stages = _Stages(policy)
+    stages = Stages(policy)
     samples = []
     for _ in range(arguments.runs + 1):
-        stages.seconds = dict.fromkeys(stages.seconds, 0.0)
+        stages.reset()
         start = time.perf_counter()
         batch = policy.preprocess([observation], [TASK])
         stages.seconds["preprocess"] += time.perf_counter() - start
@@ -97,28 +97,37 @@ def measure(arguments: argparse.Namespace, reference: str, cameras: int) -> dict
     }
 
 
-class _Stages:
-    """Adds up the time spent in each stage; the stages do not overlap."""
+class Stages:
+    """Adds up the time spent in each stage; a stage within another is taken out of it."""
 
     def __init__(self, policy):
         self.seconds = {"preprocess": 0.0, "vision_and_connector": 0.0, "prefill": 0.0, "flow": 0.0}
+        self._inside = [0.0]
         model = policy.policy.model
         self._time(policy.policy, "prepare_images", lambda _kwargs: "preprocess")
+        self._time(model, "embed_prefix", lambda _kwargs: "prefill")
         self._time(model.vlm_with_expert, "embed_image", lambda _kwargs: "vision_and_connector")
         self._time(model, "denoise_step", lambda _kwargs: "flow")
         # The expert's passes belong to `denoise_step`, which times them already.
         prefill = lambda kwargs: "prefill" if kwargs["inputs_embeds"][0] is not None else None  # noqa: E731
         self._time(model.vlm_with_expert, "forward", prefill)
 
+    def reset(self):
+        self.seconds = dict.fromkeys(self.seconds, 0.0)
+
     def _time(self, owner: object, name: str, stage_of):
         original = getattr(owner, name)
 
         def timed(*args, **kwargs):
             stage = stage_of(kwargs)
+            if stage is None:
+                return original(*args, **kwargs)
+            self._inside.append(0.0)
             start = time.perf_counter()
             result = original(*args, **kwargs)
-            if stage is not None:
-                self.seconds[stage] += time.perf_counter() - start
+            elapsed = time.perf_counter() - start
+            self.seconds[stage] += elapsed - self._inside.pop()
+            self._inside[-1] += elapsed
             return result
 
         object.__setattr__(owner, name, timed)

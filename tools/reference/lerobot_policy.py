@@ -27,26 +27,12 @@ from safetensors.torch import load_file
 REFERENCES = ("fp32", "mixed")
 
 
-class Reference:
-    """A policy with its processors."""
+class Processors:
+    """A policy's configuration with its processors, without its weights."""
 
-    def __init__(self, checkpoint: Path, reference: str):
-        """Loads a checkpoint.
-
-        `fp32`: the checkpoint's weights upcast, everything computed in fp32.
-
-        `mixed`: as LeRobot runs the published checkpoint. There, the language model, vision tower and
-        connector are built in bf16 (`load_vlm_weights` reads them with `torch_dtype="bfloat16"`), the expert
-        in bf16 (the VLM's `text_config` says so), and what LeRobot itself adds in fp32; `from_pretrained`
-        then copies values into those types. The result is the file's own types, tensor by tensor. A synthetic
-        folder says `load_vlm_weights: false`, which builds the vision tower and the connector in fp32, so
-        here each parameter takes the file's type after loading.
-        """
-        assert reference in REFERENCES, reference
-        # LeRobot announces on standard output what it loads.
-        quiet = contextlib.redirect_stdout(io.StringIO())
-        with contextlib.chdir(checkpoint), quiet, _key_warnings_are_errors():
-            self.policy = SmolVLAPolicy.from_pretrained(".", config=_config_without_resizing())
+    def __init__(self, checkpoint: Path):
+        with contextlib.chdir(checkpoint):
+            self.config = _config_without_resizing() or PreTrainedConfig.from_pretrained(".")
             self.preprocessor = PolicyProcessorPipeline.from_pretrained(
                 ".", config_filename="policy_preprocessor.json"
             )
@@ -56,19 +42,6 @@ class Reference:
                 to_transition=policy_action_to_transition,
                 to_output=transition_to_policy_action,
             )
-        self.config = self.policy.config
-        self._take_file_types(load_file(checkpoint / "model.safetensors"))
-        if reference == "fp32":
-            self.policy.float()
-
-    def _take_file_types(self, stored: dict[str, torch.Tensor]):
-        parameters = dict(self.policy.named_parameters())
-        if parameters.keys() != stored.keys():
-            raise SystemExit(f"tensors differ from LeRobot's: {sorted(parameters.keys() ^ stored.keys())}")
-        for name, parameter in parameters.items():
-            if not torch.equal(parameter.float(), stored[name].float()):
-                raise SystemExit(f"{name}: LeRobot rounded it on loading (to {parameter.dtype})")
-            parameter.data = parameter.data.to(stored[name].dtype)
 
     def preprocess(self, observations: list[dict[str, np.ndarray]], tasks: list[str]) -> dict:
         """LeRobot's inference preprocessing of several observations as one batch.
@@ -98,6 +71,42 @@ class Reference:
         """Standard normal noise, [batch, chunk_size, max_action_dim]."""
         shape = (batch, self.config.chunk_size, self.config.max_action_dim)
         return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
+
+
+class Reference(Processors):
+    """A policy with its processors."""
+
+    def __init__(self, checkpoint: Path, reference: str):
+        """Loads a checkpoint.
+
+        `fp32`: the checkpoint's weights upcast, everything computed in fp32.
+
+        `mixed`: as LeRobot runs the published checkpoint. There, the language model, vision tower and
+        connector are built in bf16 (`load_vlm_weights` reads them with `torch_dtype="bfloat16"`), the expert
+        in bf16 (the VLM's `text_config` says so), and what LeRobot itself adds in fp32; `from_pretrained`
+        then copies values into those types. The result is the file's own types, tensor by tensor. A synthetic
+        folder says `load_vlm_weights: false`, which builds the vision tower and the connector in fp32, so
+        here each parameter takes the file's type after loading.
+        """
+        assert reference in REFERENCES, reference
+        # LeRobot announces on standard output what it loads.
+        quiet = contextlib.redirect_stdout(io.StringIO())
+        with contextlib.chdir(checkpoint), quiet, _key_warnings_are_errors():
+            self.policy = SmolVLAPolicy.from_pretrained(".", config=_config_without_resizing())
+            super().__init__(Path("."))
+        self.config = self.policy.config
+        self._take_file_types(load_file(checkpoint / "model.safetensors"))
+        if reference == "fp32":
+            self.policy.float()
+
+    def _take_file_types(self, stored: dict[str, torch.Tensor]):
+        parameters = dict(self.policy.named_parameters())
+        if parameters.keys() != stored.keys():
+            raise SystemExit(f"tensors differ from LeRobot's: {sorted(parameters.keys() ^ stored.keys())}")
+        for name, parameter in parameters.items():
+            if not torch.equal(parameter.float(), stored[name].float()):
+                raise SystemExit(f"{name}: LeRobot rounded it on loading (to {parameter.dtype})")
+            parameter.data = parameter.data.to(stored[name].dtype)
 
     def predict(self, batch: dict, noise: torch.Tensor) -> torch.Tensor:
         """A chunk of normalised actions, [batch, chunk_size, action width]."""

@@ -1,7 +1,15 @@
 #!/usr/bin/env bash
 # Makes tools/reference/.venv: Python 3.12 with the pinned packages. Packages come from pip's own settings.
+# With --peers also the runtimes that peers.py measures beside LeRobot.
 set -euo pipefail
 cd "$(dirname "$0")"
+
+requirements=(--requirement requirements.txt)
+case "${1-}" in
+    "") ;;
+    --peers) requirements+=(--requirement requirements-peers.txt) ;;
+    *) echo "setup.sh: unknown argument '$1'; the only one is --peers" >&2; exit 2 ;;
+esac
 
 python="${PYTHON:-python3.12}"
 if ! "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null; then
@@ -10,5 +18,5 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev
 fi
 
 "$python" -m venv .venv
-.venv/bin/python -m pip install --requirement requirements.txt
+.venv/bin/python -m pip install "${requirements[@]}"
 .venv/bin/python -c 'import lerobot, torch; print("lerobot", lerobot.__version__, "torch", torch.__version__)'

@@ -3,6 +3,7 @@
 //! `cargo xtask test` is what continuous integration runs, and nothing else: it reproduces CI anywhere.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks through its output")]
 
+mod bench;
 mod check;
 mod command;
 mod conform;
@@ -37,6 +38,8 @@ enum Task {
     Test(test::Arguments),
     /// Run the conformance suite over some backends and write a report; `conform --help` has its arguments
     Conform(conform::Arguments),
+    /// Measure the policy, its peers and this machine's ceilings; `bench --help` has its arguments
+    Bench(bench::Arguments),
     /// Regenerate the golden files with LeRobot (needs tools/reference/setup.sh to have been run)
     Golden(golden::Arguments),
 }
@@ -54,6 +57,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Check(arguments) => drop(check::run(&arguments)?),
         Task::Test(arguments) => return test::run(&arguments),
         Task::Conform(arguments) => return conform::run(&arguments),
+        Task::Bench(arguments) => return bench::run(&arguments),
         Task::Golden(arguments) => golden::run(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)
