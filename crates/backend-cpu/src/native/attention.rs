@@ -7,7 +7,7 @@
 use smolvla_core::backend::AttentionShape;
 
 use super::engine::Engine;
-use super::kernels::{Kernels, MAX_BLOCK_ROWS, PANEL, PANEL_STEP_BYTES, STEP_BYTES};
+use super::kernels::{Ahead, Kernels, MAX_BLOCK_ROWS, PANEL, PANEL_STEP_BYTES, STEP_BYTES};
 use super::mask::Mask;
 use super::memory::Buffer;
 use super::product::{Target, put};
@@ -453,7 +453,7 @@ unsafe fn attend_block_simd<S: Simd>(
                 let count = (panels - first).min(KEY_PANELS);
                 for panel in 0..count {
                     let b = key_head.add((first + panel) * steps * PANEL_STEP_BYTES);
-                    multiply(scratch, b, block, steps, scores.add(panel * block * PANEL));
+                    multiply(scratch, b, block, steps, scores.add(panel * block * PANEL), Ahead::NONE);
                 }
                 for row in 0..part.tokens.count {
                     let masked = mask.map(|mask| (mask, part.batch * part.queries + part.query + row));
@@ -471,7 +471,7 @@ unsafe fn attend_block_simd<S: Simd>(
                 let first_step = first * PANEL / work.operand.step();
                 for panel in 0..work.dim_panels {
                     let b = value_head.add((panel * key_steps + first_step) * PANEL_STEP_BYTES);
-                    multiply(probabilities, b, block, part_steps, sums);
+                    multiply(probabilities, b, block, part_steps, sums, Ahead::NONE);
                     let result = result.add(panel * block * PANEL);
                     for (row, &kept) in factor[..part.tokens.count].iter().enumerate() {
                         let kept = S::splat(kept);

@@ -4,7 +4,7 @@ use smolvla_core::backend::Activation;
 
 use super::engine::Engine;
 use super::isa::Isa;
-use super::kernels::{MAX_BLOCK_ROWS, PANEL, PANEL_STEP_BYTES};
+use super::kernels::{Ahead, MAX_BLOCK_ROWS, PANEL, PANEL_STEP_BYTES};
 use super::memory::SharedMut;
 use super::rows::{Geometry, Rows, load, store};
 use super::simd::{LANES, Simd, gelu_tanh, silu, vectorized};
@@ -55,8 +55,12 @@ pub(crate) fn product(engine: &Engine, x: &Rows, weights: &Weights, finish: Fini
     let widened = widened.as_mut().map(|buffer| buffer.shared());
     let groups = blocks.div_ceil(group);
 
-    engine.pool.run(groups * panels, &|task, thread| {
+    let (tasks, panel_bytes) = (groups * panels, weights.panel_bytes());
+
+    engine.pool.run(tasks, &|task, thread| {
         let (first, panel) = (task / panels * group, task % panels);
+        // The panel that this thread probably takes next.
+        let next = (task + threads < tasks).then(|| weights.panel((task + threads) % panels));
         let mut b = weights.panel(panel);
         if let Some(widened) = widened {
             // SAFETY: each thread has memory of its own, and the panel holds half as many bytes.
@@ -74,16 +78,24 @@ pub(crate) fn product(engine: &Engine, x: &Rows, weights: &Weights, finish: Fini
             panel,
         };
         let mut sums = Sums([0.0; MAX_BLOCK_ROWS * PANEL]);
-        for block in first..(first + group).min(blocks) {
+        let last = (first + group).min(blocks);
+        for block in first..last {
             let a = x.block(block);
+            let ahead = next.map_or(Ahead::NONE, |next| {
+                Ahead::part(next, panel_bytes, block - first, last - first, steps)
+            });
             // SAFETY: block and panel are laid out as the kernels demand, by construction of `Rows` and `Weights`; the
             // engine's instruction set is available, and the pool has configured the tiles.
             unsafe {
                 match geometry.operand {
-                    Operand::F32 => (engine.kernels.f32)(a, b, geometry.block, steps, sums.0.as_mut_ptr()),
-                    Operand::Bf16 => (engine.kernels.bf16)(a, b, geometry.block, steps, sums.0.as_mut_ptr()),
+                    Operand::F32 => {
+                        (engine.kernels.f32)(a, b, geometry.block, steps, sums.0.as_mut_ptr(), ahead)
+                    }
+                    Operand::Bf16 => {
+                        (engine.kernels.bf16)(a, b, geometry.block, steps, sums.0.as_mut_ptr(), ahead)
+                    }
                     Operand::Int8 => {
-                        (engine.kernels.int8)(a, b, geometry.block, steps, sums.0.as_mut_ptr().cast());
+                        (engine.kernels.int8)(a, b, geometry.block, steps, sums.0.as_mut_ptr().cast(), ahead);
                     }
                 }
                 let rows = block * geometry.block..((block + 1) * geometry.block).min(geometry.rows);

@@ -144,9 +144,14 @@ impl Weights {
         self.paired
     }
 
+    /// Bytes of a panel.
+    pub(crate) fn panel_bytes(&self) -> usize {
+        panel_bytes(self.precision, self.steps())
+    }
+
     /// Where a panel starts.
     pub(crate) fn panel(&self, panel: usize) -> *const u8 {
-        let start = panel * panel_bytes(self.precision, self.steps());
+        let start = panel * self.panel_bytes();
         self.panels.as_slice::<u8>()[start..].as_ptr()
     }
 

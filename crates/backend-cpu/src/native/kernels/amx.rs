@@ -8,7 +8,7 @@ use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::sync::OnceLock;
 
-use super::{PANEL, PANEL_STEP_BYTES, STEP_BYTES};
+use super::{Ahead, PANEL, PANEL_STEP_BYTES, STEP_BYTES};
 
 /// Rows of a tile.
 const TILE_ROWS: usize = 16;
@@ -82,7 +82,7 @@ pub(crate) unsafe fn leave() {
 /// # Safety
 /// As [`Product`](super::Product) says; the thread is between [`enter`] and [`leave`].
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn bf16(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut f32) {
+pub(super) unsafe fn bf16(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut f32, _: Ahead) {
     let start = (&raw const ZEROS).cast();
     if rows == 2 * TILE_ROWS {
         // SAFETY: the caller's.
@@ -106,7 +106,7 @@ pub(super) unsafe fn bf16(a: *const u8, b: *const u8, rows: usize, steps: usize,
 /// # Safety
 /// As [`Product`](super::Product) says; the thread is between [`enter`] and [`leave`].
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn int8(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut i32) {
+pub(super) unsafe fn int8(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut i32, _: Ahead) {
     // SAFETY: the trailer follows the panel.
     let trailer = unsafe { b.add(steps * PANEL_STEP_BYTES) };
     if rows == 2 * TILE_ROWS {

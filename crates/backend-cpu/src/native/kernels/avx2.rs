@@ -13,7 +13,7 @@ use std::arch::x86_64::{
 };
 use std::mem::MaybeUninit;
 
-use super::{F32_PART_STEPS, PANEL, PANEL_STEP_BYTES, STEP_BYTES};
+use super::{Ahead, F32_PART_STEPS, PANEL, PANEL_STEP_BYTES, STEP_BYTES};
 
 /// Rows of a tile: their twelve sums leave four of the sixteen registers for the operands.
 const ROWS: usize = 6;
@@ -40,7 +40,7 @@ type Tile<C> = unsafe fn(*const u8, *const u8, usize, usize, *mut C);
 /// # Safety
 /// As [`Product`](super::Product) says.
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn f32(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut f32) {
+pub(super) unsafe fn f32(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut f32, _: Ahead) {
     const TILES: [Tile<f32>; ROWS] =
         [f32_tile::<1>, f32_tile::<2>, f32_tile::<3>, f32_tile::<4>, f32_tile::<5>, f32_tile::<6>];
     // SAFETY: the caller's.
@@ -52,7 +52,7 @@ pub(super) unsafe fn f32(a: *const u8, b: *const u8, rows: usize, steps: usize, 
 /// # Safety
 /// As [`Product`](super::Product) says.
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn bf16(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut f32) {
+pub(super) unsafe fn bf16(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut f32, _: Ahead) {
     const TILES: [Tile<f32>; ROWS] =
         [bf16_tile::<1>, bf16_tile::<2>, bf16_tile::<3>, bf16_tile::<4>, bf16_tile::<5>, bf16_tile::<6>];
     // SAFETY: the caller's.
@@ -64,7 +64,7 @@ pub(super) unsafe fn bf16(a: *const u8, b: *const u8, rows: usize, steps: usize,
 /// # Safety
 /// As [`Product`](super::Product) says.
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn int8(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut i32) {
+pub(super) unsafe fn int8(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut i32, _: Ahead) {
     const TILES: [Tile<i32>; ROWS] =
         [int8_tile::<1>, int8_tile::<2>, int8_tile::<3>, int8_tile::<4>, int8_tile::<5>, int8_tile::<6>];
     // SAFETY: the caller's.

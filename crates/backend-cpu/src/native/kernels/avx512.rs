@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{F32_PART_STEPS, PANEL, PANEL_STEP_BYTES, STEP_BYTES};
+use super::{Ahead, F32_PART_STEPS, PANEL, PANEL_STEP_BYTES, STEP_BYTES};
 
 /// The most rows a block may have.
 pub(crate) const BLOCK_ROWS: usize = 12;
@@ -55,9 +55,9 @@ macro_rules! by_rows {
 /// # Safety
 /// As [`super::Product`], with AVX-512 F.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn f32(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut f32) {
+pub(super) unsafe fn f32(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut f32, ahead: Ahead) {
     // SAFETY: the caller's contract is the kernel's.
-    unsafe { by_rows!(rows, f32_rows(a, b, steps, c)) }
+    unsafe { by_rows!(rows, f32_rows(a, b, steps, c, ahead)) }
 }
 
 /// bf16 products by `vdpbf16ps`. See [`super::Product`].
@@ -65,9 +65,9 @@ pub(super) unsafe fn f32(a: *const u8, b: *const u8, rows: usize, steps: usize, 
 /// # Safety
 /// As [`super::Product`], with AVX-512 F and BF16.
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub(super) unsafe fn bf16(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut f32) {
+pub(super) unsafe fn bf16(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut f32, ahead: Ahead) {
     // SAFETY: the caller's contract is the kernel's.
-    unsafe { by_rows!(rows, bf16_rows(a, b, steps, c)) }
+    unsafe { by_rows!(rows, bf16_rows(a, b, steps, c, ahead)) }
 }
 
 /// bf16 products on processors without the dot product: both halves of each pair are widened and multiplied as f32.
@@ -76,9 +76,16 @@ pub(super) unsafe fn bf16(a: *const u8, b: *const u8, rows: usize, steps: usize,
 /// # Safety
 /// As [`super::Product`], with AVX-512 F.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn bf16_widened(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut f32) {
+pub(super) unsafe fn bf16_widened(
+    a: *const u8,
+    b: *const u8,
+    rows: usize,
+    steps: usize,
+    c: *mut f32,
+    ahead: Ahead,
+) {
     // SAFETY: the caller's contract is the kernel's.
-    unsafe { by_rows!(rows, bf16_widened_rows(a, b, steps, c)) }
+    unsafe { by_rows!(rows, bf16_widened_rows(a, b, steps, c, ahead)) }
 }
 
 /// 8-bit products by `vpdpbusd`. See [`super::Product`].
@@ -86,22 +93,28 @@ pub(super) unsafe fn bf16_widened(a: *const u8, b: *const u8, rows: usize, steps
 /// # Safety
 /// As [`super::Product`], with AVX-512 F and VNNI.
 #[target_feature(enable = "avx512f,avx512vnni")]
-pub(super) unsafe fn int8(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut i32) {
+pub(super) unsafe fn int8(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut i32, ahead: Ahead) {
     // SAFETY: the caller's contract is the kernel's.
-    unsafe { by_rows!(rows, int8_rows(a, b, steps, c)) }
+    unsafe { by_rows!(rows, int8_rows(a, b, steps, c, ahead)) }
 }
 
 #[target_feature(enable = "avx512f")]
-unsafe fn f32_rows<const ROWS: usize>(mut a: *const u8, mut b: *const u8, steps: usize, c: *mut f32) {
+unsafe fn f32_rows<const ROWS: usize>(
+    mut a: *const u8,
+    mut b: *const u8,
+    steps: usize,
+    c: *mut f32,
+    ahead: Ahead,
+) {
     // SAFETY: every address is within the block, panel or result that the caller's contract grants.
     unsafe {
-        let mut left = steps;
+        let mut done = 0;
         let mut first = true;
-        while left > 0 || first {
-            let part = left.min(F32_PART_STEPS);
-            left -= part;
+        while done < steps || first {
+            let part = (steps - done).min(F32_PART_STEPS);
             let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-            for _ in 0..part {
+            for step in 0..part {
+                ahead.fetch(done + step);
                 for group in 0..GROUPS {
                     fetch_ahead(b, group);
                     let b0 = _mm512_load_ps(b.add(group * 64).cast());
@@ -122,17 +135,25 @@ unsafe fn f32_rows<const ROWS: usize>(mut a: *const u8, mut b: *const u8, steps:
                     _mm512_store_ps(c, sum);
                 }
             }
+            done += part;
             first = false;
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn bf16_rows<const ROWS: usize>(mut a: *const u8, mut b: *const u8, steps: usize, c: *mut f32) {
+unsafe fn bf16_rows<const ROWS: usize>(
+    mut a: *const u8,
+    mut b: *const u8,
+    steps: usize,
+    c: *mut f32,
+    ahead: Ahead,
+) {
     // SAFETY: as in `f32_rows`. `__m512bh` is 32 bf16 in the order in which they lie in memory.
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-        for _ in 0..steps {
+        for step in 0..steps {
+            ahead.fetch(step);
             for group in 0..GROUPS {
                 fetch_ahead(b, group);
                 let b0 = pairs(_mm512_load_si512(b.add(group * 64).cast()));
@@ -159,11 +180,13 @@ unsafe fn bf16_widened_rows<const ROWS: usize>(
     mut b: *const u8,
     steps: usize,
     c: *mut f32,
+    ahead: Ahead,
 ) {
     // SAFETY: as in `f32_rows`.
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-        for _ in 0..steps {
+        for step in 0..steps {
+            ahead.fetch(step);
             for group in 0..GROUPS {
                 fetch_ahead(b, group);
                 let b0 = _mm512_load_si512(b.add(group * 64).cast());
@@ -189,14 +212,21 @@ unsafe fn bf16_widened_rows<const ROWS: usize>(
 }
 
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn int8_rows<const ROWS: usize>(mut a: *const u8, mut b: *const u8, steps: usize, c: *mut i32) {
+unsafe fn int8_rows<const ROWS: usize>(
+    mut a: *const u8,
+    mut b: *const u8,
+    steps: usize,
+    c: *mut i32,
+    ahead: Ahead,
+) {
     // SAFETY: as in `f32_rows`; the panel is followed by 32 i32.
     unsafe {
         let corrections = b.add(steps * PANEL_STEP_BYTES);
         let correction0 = _mm512_load_si512(corrections.cast());
         let correction1 = _mm512_load_si512(corrections.add(64).cast());
         let mut sums = [[correction0, correction1]; ROWS];
-        for _ in 0..steps {
+        for step in 0..steps {
+            ahead.fetch(step);
             for group in 0..GROUPS {
                 fetch_ahead(b, group);
                 let b0 = _mm512_load_si512(b.add(group * 64).cast());

@@ -44,13 +44,48 @@ pub(crate) const F32_PART_STEPS: usize = 32;
 /// The most rows any kernel takes at once.
 pub(crate) const MAX_BLOCK_ROWS: usize = 32;
 
-/// Multiplies a block by a panel: `(a, b, rows, steps, c)`; see the [module documentation](self) for the layouts.
+/// What will be read next, for a kernel to fetch into the second-level cache while it multiplies: weights that come from
+/// memory would otherwise be waited for.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    start: *const u8,
+    /// Lines of 64 bytes to fetch in each step.
+    lines: usize,
+}
+
+impl Ahead {
+    /// Nothing.
+    pub(crate) const NONE: Self = Self { start: std::ptr::null(), lines: 0 };
+
+    /// The `part`-th of `parts` parts of `bytes` bytes from `start` on, in a product of `steps` steps. Fetching never
+    /// faults, wherever it points.
+    pub(crate) fn part(start: *const u8, bytes: usize, part: usize, parts: usize, steps: usize) -> Self {
+        let lines = bytes.div_ceil(64 * (parts * steps).max(1));
+        let first = part * steps * lines * 64;
+        if first < bytes { Self { start: start.wrapping_add(first), lines } } else { Self::NONE }
+    }
+
+    /// Fetches what belongs to a step.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn fetch(self, step: usize) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        for line in 0..self.lines {
+            let at = self.start.wrapping_add((step * self.lines + line) * 64);
+            // SAFETY: a hint; it accesses nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+        }
+    }
+}
+
+/// Multiplies a block by a panel: `(a, b, rows, steps, c, ahead)`; see the [module documentation](self) for the layouts.
 ///
 /// # Safety
 /// `a` is readable for `steps · rows · 64` bytes, `b` for `steps · 2048` (integers: and 128 more); `c` is writable for
 /// `rows · 32` elements; all are aligned to 64 bytes; `1 ≤ rows ≤ block_rows` of the instruction set (AMX: 16 or 32);
 /// the processor has the instruction set, and for AMX [`Tiles::enter`] was called on this thread.
-pub(crate) type Product<C> = unsafe fn(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut C);
+pub(crate) type Product<C> =
+    unsafe fn(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut C, ahead: Ahead);
 
 /// The products of one instruction set.
 #[derive(Clone, Copy)]

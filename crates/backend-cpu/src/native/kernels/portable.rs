@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::ops::AddAssign;
 use std::slice;
 
-use super::{F32_PART_STEPS, PANEL, PANEL_STEP_BYTES, STEP_BYTES};
+use super::{Ahead, F32_PART_STEPS, PANEL, PANEL_STEP_BYTES, STEP_BYTES};
 
 /// Columns of half a panel.
 const COLUMNS: usize = PANEL / 2;
@@ -26,7 +26,7 @@ type Halves<S> = [[S; COLUMNS]; 2];
 ///
 /// # Safety
 /// As [`Product`](super::Product) says.
-pub(super) unsafe fn f32(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut f32) {
+pub(super) unsafe fn f32(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut f32, _: Ahead) {
     // SAFETY: the caller's; a group is one f32.
     let operands = unsafe { Operands::<f32, f32>::new(a, b, rows, steps, c) };
     operands.multiply(&[[0.0; COLUMNS]; 2], |sums, a, b| array::from_fn(|i| multiply_add(a, b[i], sums[i])));
@@ -36,7 +36,7 @@ pub(super) unsafe fn f32(a: *const u8, b: *const u8, rows: usize, steps: usize, 
 ///
 /// # Safety
 /// As [`Product`](super::Product) says.
-pub(super) unsafe fn bf16(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut f32) {
+pub(super) unsafe fn bf16(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut f32, _: Ahead) {
     // SAFETY: the caller's; a group is two bf16.
     let operands = unsafe { Operands::<[u16; 2], f32>::new(a, b, rows, steps, c) };
     operands.multiply(&[[0.0; COLUMNS]; 2], |sums, a, b| {
@@ -50,7 +50,7 @@ pub(super) unsafe fn bf16(a: *const u8, b: *const u8, rows: usize, steps: usize,
 ///
 /// # Safety
 /// As [`Product`](super::Product) says.
-pub(super) unsafe fn int8(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut i32) {
+pub(super) unsafe fn int8(a: *const u8, b: *const u8, rows: usize, steps: usize, c: *mut i32, _: Ahead) {
     // SAFETY: the caller's; a group is four integers.
     let operands = unsafe { Operands::<[u8; 4], i32>::new(a, b, rows, steps, c) };
     // SAFETY: the caller's; the trailer follows the panel, whose size is a multiple of the alignment.

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::mem::size_of;
 
 use super::{
-    F32_PART_STEPS, Isa, Kernels, MAX_BLOCK_ROWS, PANEL, PANEL_STEP_BYTES, Product, STEP_BYTES, Tiles,
+    Ahead, F32_PART_STEPS, Isa, Kernels, MAX_BLOCK_ROWS, PANEL, PANEL_STEP_BYTES, Product, STEP_BYTES, Tiles,
 };
 
 /// Depths of the products: one step, few, around one part of an f32 sum, and two parts.
@@ -248,6 +248,7 @@ impl<T: Number> Case<T> {
                     rows,
                     self.steps,
                     c.as_mut_ptr().add(STEP_BYTES).cast(),
+                    Ahead::NONE,
                 )
             };
         }
