@@ -61,7 +61,7 @@ pub const BACKENDS: [BackendEntry; 6] = [
     },
     BackendEntry {
         name: "reference",
-        summary: "plain loops with f64 sums: the specification, about twenty times slower at full size",
+        summary: "plain loops with f64 sums: the specification, minutes a chunk at full size",
         feature: None,
         built_in: true,
         planned: false,

@@ -19,6 +19,7 @@ use smolvla_core::synth::{Size, SynthOptions, write};
 struct Counting;
 
 static COUNTING: AtomicBool = AtomicBool::new(false);
+static COUNTED: AtomicBool = AtomicBool::new(false);
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: the system's allocator does the work.
@@ -49,6 +50,7 @@ impl Observer for Between {
     fn reached(&mut self, site: Site) {
         if (self.from)(site) {
             COUNTING.store(true, Ordering::Relaxed);
+            COUNTED.store(true, Ordering::Relaxed);
         }
         if (self.to)(site) {
             COUNTING.store(false, Ordering::Relaxed);
@@ -100,6 +102,7 @@ fn layers_and_denoising_steps_allocate_nothing_once_they_have_run() {
             let mut between = Between { ..*between };
             ALLOCATIONS.store(0, Ordering::Relaxed);
             policy.predict_action_chunk(&observation, &request, &mut between).unwrap();
+            assert!(COUNTED.swap(false, Ordering::Relaxed), "the {part} were not reached");
             assert!(!COUNTING.swap(false, Ordering::Relaxed), "the end of the {part} was not reached");
             assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), 0, "{name}: {part}");
         }

@@ -7,7 +7,8 @@ use crate::backend::{
     Epilogue, LayerOp, Matrix, Precision, Prepared,
 };
 use crate::graph::{
-    self, DenoiseContext, Expert, ExpertLayer, KeyValue, TextLayer, TextLayerOutput, VisionLayer,
+    self, DenoiseContext, Expert, ExpertAttentionWeights, ExpertLayer, Heads, KeyValue, TextLayer,
+    TextLayerOutput, VisionLayer,
 };
 use crate::weights::LinearSource;
 
@@ -350,6 +351,10 @@ impl<B: Backend> Backend for Checked<B> {
         let op = self.op("vision_layer");
         op.equal("width of x", x.cols(), layer.qkv.inputs())?;
         op.divides("rows of x over the images", x.rows(), images)?;
+        for (gain, bias) in [&layer.norm1, &layer.norm2] {
+            op.row_vector("gain", gain, x)?;
+            op.row_vector("bias", bias, x)?;
+        }
         op.result(self.inner.vision_layer(layer, x, images)?, x.rows(), x.cols())
     }
 
@@ -367,6 +372,12 @@ impl<B: Backend> Backend for Checked<B> {
         let op = self.op("text_layer");
         op.equal("width of x", x.cols(), layer.qkv.inputs())?;
         op.equal("rows of x", x.rows(), mask.batch() * mask.queries())?;
+        op.equal("keys of the mask", mask.keys(), mask.queries())?;
+        rotary_fits(&op, cos, sin, x.rows(), layer.heads)?;
+        op.row_vector("gain", &layer.norm, x)?;
+        if let Some(output) = &layer.output {
+            op.row_vector("gain of the MLP", &output.mlp.norm, x)?;
+        }
         let TextLayerOutput { kv, residual } = self.inner.text_layer(layer, x, cos, sin, mask)?;
         let kv = KeyValue {
             key: op.result(kv.key, x.rows(), layer.heads.kv_width())?,
@@ -389,6 +400,27 @@ impl<B: Backend> Backend for Checked<B> {
         let op = self.op("expert_layer");
         op.equal("width of x", x.cols(), layer.output.outputs())?;
         op.divides("rows of x over the batch", x.rows(), context.batch)?;
+        op.row_vector("gain", &layer.norm, x)?;
+        op.row_vector("gain of the MLP", &layer.mlp.norm, x)?;
+        op.equal("width of the prefix's keys", prefix.key.cols(), layer.heads.kv_width())?;
+        op.equal("width of the prefix's values", prefix.value.cols(), layer.heads.kv_width())?;
+        op.equal("rows of the prefix's values", prefix.value.rows(), prefix.key.rows())?;
+        op.divides("rows of the prefix over the batch", prefix.key.rows(), context.batch)?;
+        let (queries, keys) = (x.rows() / context.batch, prefix.key.rows() / context.batch);
+        let (mask, keys, rotary) = match &layer.attention {
+            ExpertAttentionWeights::SelfAttention { .. } => {
+                (Some(&context.self_mask), keys + queries, &context.self_rotary)
+            }
+            ExpertAttentionWeights::CrossAttention { .. } => {
+                (context.cross_mask.as_ref(), keys, &context.cross_rotary)
+            }
+        };
+        if let Some(mask) = mask {
+            op.equal("observations of the mask", mask.batch(), context.batch)?;
+            op.equal("queries of the mask", mask.queries(), queries)?;
+            op.equal("keys of the mask", mask.keys(), keys)?;
+        }
+        rotary_fits(&op, &rotary.cos, &rotary.sin, x.rows(), layer.heads)?;
         op.result(self.inner.expert_layer(layer, prefix, context, x)?, x.rows(), x.cols())
     }
 
@@ -410,6 +442,20 @@ impl<B: Backend> Backend for Checked<B> {
         }
         op.result(self.inner.denoise_step(expert, context, x_t, step)?, x_t.rows(), x_t.cols())
     }
+}
+
+/// Whether a rotary table is for these heads and repeats over `rows` rows.
+fn rotary_fits<B: Backend>(
+    op: &Op<'_, B>,
+    cos: &B::Tensor,
+    sin: &B::Tensor,
+    rows: usize,
+    heads: Heads,
+) -> Result<(), BackendError> {
+    op.equal("width of cos", cos.cols(), heads.dim / 2)?;
+    op.equal("width of sin", sin.cols(), cos.cols())?;
+    op.equal("rows of sin", sin.rows(), cos.rows())?;
+    op.divides("rows of x over the rows of cos", rows, cos.rows())
 }
 
 fn check_source<B: Backend>(op: &Op<'_, B>, source: &LinearSource<'_>) -> Result<(), BackendError> {

@@ -81,7 +81,7 @@ pub(crate) fn predict(console: Console, checkpoint: &Checkpoint, job: Job) -> Re
     let backend = job.device.capabilities().backend;
     if backend == "reference" {
         console.note(
-            "the reference backend is slow (about twenty times at full size); it is for checking the others",
+            "the reference backend is slow (minutes a chunk at full size); it is for checking the others",
         );
     }
 

@@ -4,14 +4,14 @@
 //! micro-kernels of the linear layers do the arithmetic. Probabilities are powers of two, which are cheaper than powers of
 //! e; the factor is applied to the difference of a score and the greatest one, where rounding it costs least.
 
-use smolvla_core::backend::AttentionShape;
+use smolvla_core::backend::{AttentionMask, AttentionShape};
 
 use super::engine::Engine;
 use super::kernels::{Ahead, Kernels, MAX_BLOCK_ROWS, PANEL, PANEL_STEP_BYTES, STEP_BYTES};
 use super::mask::Mask;
 use super::memory::Buffer;
 use super::product::{Target, put};
-use super::rows::{block_rows, load};
+use super::rows::{block_rows, load, store};
 use super::simd::{LANES, Simd, exp2_negative, vectorized};
 use super::weights::{HALF, Operand};
 
@@ -31,11 +31,33 @@ pub(crate) struct HeadColumns<'a> {
     pub(crate) start: usize,
 }
 
+impl HeadColumns<'_> {
+    /// Tokens of one observation.
+    ///
+    /// # Panics
+    /// When the heads do not fit into the matrix, or the rows are not as many for each observation.
+    fn tokens(&self, batch: usize, heads: usize, head_dim: usize) -> usize {
+        assert!((1..=MAX_HEAD_DIM).contains(&head_dim), "heads of {head_dim} columns");
+        assert!(self.start + heads * head_dim <= self.stride, "{heads} heads in {} columns", self.stride);
+        assert!(self.data.len().is_multiple_of(self.stride * batch), "rows of {batch} observations");
+        self.data.len() / self.stride / batch
+    }
+}
+
 /// A rotary table, `[rows, head_dim/2]` each, its rows repeating over the tokens.
 #[derive(Clone, Copy)]
 pub(crate) struct Rotary<'a> {
     pub(crate) cos: &'a [f32],
     pub(crate) sin: &'a [f32],
+}
+
+impl Rotary<'_> {
+    /// # Panics
+    /// When the tables are not for heads of this width.
+    fn check(&self, head_dim: usize) {
+        let fits = !self.cos.is_empty() && self.cos.len().is_multiple_of((head_dim / 2).max(1));
+        assert!(fits && self.sin.len() == self.cos.len(), "rotary tables for heads of {head_dim}");
+    }
 }
 
 /// Keys of a segment as panels: `[batch][kv heads][key panels][head steps]`.
@@ -48,14 +70,23 @@ pub(crate) struct PackedSegment {
     pub(crate) head_dim: usize,
     /// Keys of one observation.
     pub(crate) keys: usize,
+    kind: Kind,
     data: Buffer,
     /// Bytes of one head.
     head_bytes: usize,
 }
 
+/// Which of two layouts a [`PackedSegment`] has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Keys,
+    Values,
+}
+
 impl PackedSegment {
     fn take(
         engine: &Engine,
+        kind: Kind,
         operand: Operand,
         shape: &AttentionShape,
         keys: usize,
@@ -63,7 +94,7 @@ impl PackedSegment {
     ) -> Self {
         let (batch, kv_heads, head_dim) = (shape.batch, shape.kv_heads, shape.head_dim);
         let data = engine.arena.take::<u8>(batch * kv_heads * head_bytes);
-        Self { operand, batch, kv_heads, head_dim, keys, data, head_bytes }
+        Self { operand, batch, kv_heads, head_dim, keys, kind, data, head_bytes }
     }
 
     /// Packs keys, rotated on the way where there is a table.
@@ -74,11 +105,14 @@ impl PackedSegment {
         source: HeadColumns<'_>,
         rotary: Option<Rotary<'_>>,
     ) -> Self {
-        let keys = source.data.len() / source.stride / shape.batch;
+        let keys = source.tokens(shape.batch, shape.kv_heads, shape.head_dim);
+        if let Some(rotary) = rotary {
+            rotary.check(shape.head_dim);
+        }
         let panels = keys.div_ceil(PANEL);
         let steps = operand.steps(shape.head_dim);
         let panel_bytes = steps * PANEL_STEP_BYTES;
-        let mut packed = Self::take(engine, operand, shape, keys, panels * panel_bytes);
+        let mut packed = Self::take(engine, Kind::Keys, operand, shape, keys, panels * panel_bytes);
         let out = packed.data.shared();
         let (kv_heads, head_dim) = (shape.kv_heads, shape.head_dim);
         engine.pool.run(shape.batch * kv_heads * panels, &|task, _| {
@@ -106,11 +140,11 @@ impl PackedSegment {
         shape: &AttentionShape,
         source: HeadColumns<'_>,
     ) -> Self {
-        let keys = source.data.len() / source.stride / shape.batch;
+        let keys = source.tokens(shape.batch, shape.kv_heads, shape.head_dim);
         let key_steps = keys.div_ceil(PANEL) * PANEL / operand.step();
         let panels = shape.head_dim.div_ceil(PANEL);
         let head_bytes = panels * key_steps * PANEL_STEP_BYTES;
-        let mut packed = Self::take(engine, operand, shape, keys, head_bytes);
+        let mut packed = Self::take(engine, Kind::Values, operand, shape, keys, head_bytes);
         let out = packed.data.shared();
         let (kv_heads, head_dim) = (shape.kv_heads, shape.head_dim);
         engine.pool.run(shape.batch * kv_heads * key_steps, &|task, _| {
@@ -254,7 +288,7 @@ unsafe fn rotate<S: Simd>(tokens: &Tokens<'_>, index: usize, factor: f32, out: &
         let Some(rotary) = tokens.rotary else {
             for column in (0..tokens.head_dim).step_by(LANES) {
                 let y = S::mul(load::<S>(x, column, tokens.head_dim), factor);
-                super::rows::store::<S>(out, y, column, tokens.head_dim);
+                store::<S>(out, y, column, tokens.head_dim);
             }
             return;
         };
@@ -266,8 +300,8 @@ unsafe fn rotate<S: Simd>(tokens: &Tokens<'_>, index: usize, factor: f32, out: &
             let [cos, sin] = [load::<S>(cos, column, half), load::<S>(sin, column, half)];
             let y1 = S::sub(S::mul(x1, cos), S::mul(x2, sin));
             let y2 = S::add(S::mul(x2, cos), S::mul(x1, sin));
-            super::rows::store::<S>(out, S::mul(y1, factor), column, half);
-            super::rows::store::<S>(out.add(half), S::mul(y2, factor), column, half);
+            store::<S>(out, S::mul(y1, factor), column, half);
+            store::<S>(out.add(half), S::mul(y2, factor), column, half);
         }
     }
 }
@@ -281,7 +315,9 @@ pub(crate) fn rope(
     rotary: Rotary<'_>,
     y: &mut Buffer,
 ) {
-    let rows = x.data.len() / x.stride;
+    let rows = x.tokens(1, heads, head_dim);
+    rotary.check(head_dim);
+    assert_eq!(y.as_slice::<f32>().len(), rows * heads * head_dim, "room for the result");
     let y = y.shared();
     engine.pool.run(rows, &|row, _| {
         for head in 0..heads {
@@ -331,7 +367,21 @@ pub(crate) fn attend(
     mask: Option<&Mask>,
     target: Target,
 ) {
-    let rows = queries.data.len() / queries.stride / shape.batch;
+    let rows = queries.tokens(shape.batch, shape.heads, shape.head_dim);
+    assert!(shape.heads.is_multiple_of(shape.kv_heads), "{shape:?}");
+    if let Some(rotary) = rotary {
+        rotary.check(shape.head_dim);
+    }
+    for (keys, values) in segments {
+        let kinds = (keys.kind, values.kind) == (Kind::Keys, Kind::Values);
+        let alike = keys.fits(operand, shape) && values.fits(operand, shape) && keys.keys == values.keys;
+        assert!(kinds && alike, "keys and values are packed for {shape:?}");
+    }
+    if let Some(mask) = mask {
+        let keys = segments.iter().map(|(keys, _)| keys.keys).sum::<usize>();
+        let covered = (mask.batch(), mask.queries(), mask.keys()) == (shape.batch, rows, keys);
+        assert!(covered, "a mask of {} x {} x {}", mask.batch(), mask.queries(), mask.keys());
+    }
     let block = block_rows(engine.isa, operand, rows);
     let blocks = rows.div_ceil(block);
     let work = Work::new(operand, block, shape);
@@ -386,7 +436,8 @@ struct Work {
 impl Work {
     fn new(operand: Operand, block: usize, shape: &AttentionShape) -> Self {
         let head_dim = shape.head_dim;
-        let factor = shape.scale.abs() * std::f32::consts::LOG2_E;
+        // Of scores that all count for nothing, those that are no keys still must count less: zero times infinity does not.
+        let factor = (shape.scale.abs() * std::f32::consts::LOG2_E).max(f32::MIN_POSITIVE);
         let (head_steps, dim_panels) = (operand.steps(head_dim), head_dim.div_ceil(PANEL));
         let queries_bytes = head_steps * block * STEP_BYTES;
         let scores_bytes = KEY_PANELS * block * PANEL * size_of::<f32>();

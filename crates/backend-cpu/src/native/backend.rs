@@ -47,7 +47,10 @@ impl Options {
     /// # Errors
     /// For a value that is none of these, naming the variable.
     pub fn from_env() -> Result<Self, BackendError> {
-        let read = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+        let read = |name: &str| {
+            let value = env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+            value.filter(|value| !value.is_empty())
+        };
         let wrong = |name: &str, value: &str, expected: String| {
             let message = format!("{name}={value}: expected {expected}");
             BackendError::new(NAME, "open", BackendErrorKind::InvalidArgument, message)
@@ -102,6 +105,10 @@ impl CpuBackend {
             return Err(BackendError::new(NAME, "open", BackendErrorKind::Unavailable, message));
         }
         let threads = options.threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
+        if !(1..=MAX_THREADS).contains(&threads) {
+            let message = format!("{threads} threads; expected 1 to {MAX_THREADS}");
+            return Err(BackendError::new(NAME, "open", BackendErrorKind::InvalidArgument, message));
+        }
         let engine = Engine::new(isa, threads, options.pin).map_err(|error| BackendError {
             source: Some(Box::new(error)),
             ..BackendError::new(NAME, "open", BackendErrorKind::Other, "cannot start threads")

@@ -21,6 +21,7 @@ pub(crate) enum Map<'a> {
 
 /// Applies `map` to all of `x`.
 pub(crate) fn apply(engine: &Engine, map: Map<'_>, x: &[f32], out: &mut Buffer) {
+    assert_eq!(out.as_slice::<f32>().len(), x.len(), "room for the result");
     let out = out.shared();
     engine.pool.run(x.len().div_ceil(TASK), &|task, _| {
         let start = task * TASK;
@@ -62,8 +63,9 @@ unsafe fn apply_part_simd<S: Simd>(map: Map<'_>, x: &[f32], out: *mut f32) {
 
 /// `[gate, up] → silu(gate)·up`: `x: [rows, 2·width] → [rows, width]`.
 pub(crate) fn silu_mul(engine: &Engine, x: &[f32], width: usize, out: &mut Buffer) {
+    assert_eq!(2 * out.as_slice::<f32>().len(), x.len(), "room for the result");
     let out = out.shared();
-    engine.pool.run(x.len() / (2 * width), &|row, _| {
+    engine.pool.run(x.len() / (2 * width).max(1), &|row, _| {
         let x = &x[row * 2 * width..][..2 * width];
         // SAFETY: each task writes its own row; the instruction set is available.
         unsafe { silu_mul_row(engine.isa, x, out.at(row * width), width) }

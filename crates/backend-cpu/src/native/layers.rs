@@ -3,6 +3,8 @@
 //!
 //! The composed forms in [`smolvla_core::graph`] are their oracles.
 
+use std::sync::OnceLock;
+
 use smolvla_core::BackendError;
 use smolvla_core::backend::{Activation, AttentionMask, AttentionShape, BackendErrorKind, Matrix, Prepared};
 use smolvla_core::graph::{
@@ -131,21 +133,27 @@ impl Kept<'_> {
 }
 
 impl<'a> PackedPair<'a> {
+    /// What is packed stays with the tensors.
     fn of(engine: &Engine, operand: Operand, shape: &AttentionShape, segment: &'a KeyValue<Tensor>) -> Self {
-        let keep = |tensor: &'a Tensor, pack: &dyn Fn(HeadColumns<'_>) -> PackedSegment| {
-            let source = HeadColumns { data: tensor.values(), stride: tensor.cols(), start: 0 };
-            let kept = tensor.packed.get_or_init(|| pack(source));
-            if kept.fits(operand, shape) { Kept::Kept(kept) } else { Kept::Once(pack(source)) }
+        let keep = |slot: &'a OnceLock<PackedSegment>, pack: &dyn Fn() -> PackedSegment| {
+            let kept = slot.get_or_init(pack);
+            if kept.fits(operand, shape) { Kept::Kept(kept) } else { Kept::Once(pack()) }
         };
+        let (key, value) = (&segment.key, &segment.value);
         Self {
-            keys: keep(&segment.key, &|source| PackedSegment::keys(engine, operand, shape, source, None)),
-            values: keep(&segment.value, &|source| PackedSegment::values(engine, operand, shape, source)),
+            keys: keep(&key.keys, &|| PackedSegment::keys(engine, operand, shape, whole(key), None)),
+            values: keep(&value.values, &|| PackedSegment::values(engine, operand, shape, whole(value))),
         }
     }
 
     fn segment(&self) -> Segment<'_> {
         (self.keys.get(), self.values.get())
     }
+}
+
+/// A matrix whose columns are heads and nothing else.
+fn whole(x: &Tensor) -> HeadColumns<'_> {
+    HeadColumns { data: x.values(), stride: x.cols(), start: 0 }
 }
 
 /// One SigLIP block.
@@ -205,9 +213,11 @@ pub(crate) fn text_layer(
     };
 
     let attended = {
-        let pair = PackedPair::of(engine, operand, &shape, &kv);
+        // Not kept with the tensors: the expert may want them in another precision.
+        let keys = PackedSegment::keys(engine, operand, &shape, whole(&kv.key), None);
+        let values = PackedSegment::values(engine, operand, &shape, whole(&kv.value));
         let next = &output.projection;
-        attend_into(engine, operand, &shape, columns(0), Some(rotary), &[pair.segment()], Some(mask), next)
+        attend_into(engine, operand, &shape, columns(0), Some(rotary), &[(&keys, &values)], Some(mask), next)
     };
     let x = linear_of(engine, &attended, &output.projection, residual(x));
     let x = gated_mlp(engine, &output.mlp, &x);
@@ -243,7 +253,7 @@ pub(crate) fn expert_layer(
             let q = linear(engine, x.values(), norm, query, Finish::default());
             let operand = arithmetic(query);
             let rotary = rotary_of(&context.cross_rotary);
-            let columns = HeadColumns { data: q.values(), stride: q.cols(), start: 0 };
+            let columns = whole(&q);
             let prefix = PackedPair::of(engine, operand, &shape, prefix);
             let mask = context.cross_mask.as_ref();
             attend_into(engine, operand, &shape, columns, Some(rotary), &[prefix.segment()], mask, next)

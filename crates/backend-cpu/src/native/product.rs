@@ -1,6 +1,6 @@
 //! Matrix products: blocks of rows by panels of weights, with what follows applied while a block is in cache.
 
-use smolvla_core::backend::Activation;
+use smolvla_core::backend::{Activation, Prepared};
 
 use super::engine::Engine;
 use super::isa::Isa;
@@ -40,8 +40,16 @@ const RESIDENT_BYTES: usize = 384 * 1024;
 /// `finish(x·Wᵀ + bias)` into `target`, on all threads.
 pub(crate) fn product(engine: &Engine, x: &Rows, weights: &Weights, finish: Finish<'_>, target: Target) {
     let geometry = x.geometry;
-    debug_assert_eq!(geometry.operand, weights.operand());
-    debug_assert_eq!(geometry.steps, weights.steps());
+    assert_eq!(geometry.operand, weights.operand(), "how the left operand is stored");
+    assert_eq!(geometry.width, weights.inputs(), "width of the left operand");
+    assert!(!finish.gated || weights.paired(), "gates beside their up-projections");
+    if let Some(residual) = finish.residual {
+        let whole_rows = !residual.is_empty() && residual.len().is_multiple_of(weights.outputs());
+        assert!(whole_rows, "a residual of {} for {} outputs", residual.len(), weights.outputs());
+    }
+    if geometry.rows == 0 {
+        return;
+    }
     let (blocks, panels, steps) = (geometry.blocks(), weights.panels(), geometry.steps);
     let threads = engine.pool.threads();
     let mut group = (RESIDENT_BYTES / geometry.block_bytes().max(1)).clamp(1, blocks.max(1));

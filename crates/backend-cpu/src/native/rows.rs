@@ -4,7 +4,7 @@ use super::isa::Isa;
 use super::kernels::{Kernels, STEP_BYTES};
 use super::memory::{Arena, Buffer, SharedMut};
 use super::pool::Pool;
-use super::simd::{LANES, Simd, load_partial, vectorized};
+use super::simd::{LANES, Simd, load_partial, store_partial, vectorized};
 use super::weights::Operand;
 
 /// Rows packed for a product: `[blocks][steps][block rows][64 bytes]`.
@@ -70,6 +70,19 @@ pub(crate) enum Norm<'a> {
     Rms(&'a [f32], f32),
 }
 
+impl Norm<'_> {
+    /// # Panics
+    /// When a gain or bias is not for rows of this width.
+    fn check(self, width: usize) {
+        let fits = match self {
+            Self::None => true,
+            Self::Rms(gain, _) => gain.len() == width,
+            Self::Layer(gain, bias, _) => gain.len() == width && bias.len() == width,
+        };
+        assert!(fits, "gains for rows of {width}");
+    }
+}
+
 impl Rows {
     /// Memory for rows that something else fills.
     pub(crate) fn take(arena: &Arena, geometry: Geometry) -> Self {
@@ -88,6 +101,7 @@ impl Rows {
         width: usize,
         norm: Norm<'_>,
     ) -> Self {
+        norm.check(width);
         let rows = x.len() / width.max(1);
         let geometry = Geometry::new(isa, operand, rows, width);
         let mut packed = Self::take(arena, geometry);
@@ -299,6 +313,8 @@ unsafe fn normalize_row_simd<S: Simd>(x: *const f32, y: *mut f32, width: usize, 
 
 /// Normalises every row of `x` into `y`, both `[rows, width]`.
 pub(crate) fn normalize(pool: &Pool, isa: Isa, x: &[f32], y: &mut Buffer, width: usize, norm: Norm<'_>) {
+    norm.check(width);
+    assert_eq!(y.as_slice::<f32>().len(), x.len(), "room for the result");
     let rows = x.len() / width.max(1);
     let per_task = (8192 / width.max(1)).clamp(1, rows.max(1));
     let y = y.shared();
@@ -323,7 +339,7 @@ pub(crate) unsafe fn store<S: Simd>(y: *mut f32, value: S::Vector, column: usize
         if column + LANES <= width {
             S::store(y.add(column), value);
         } else {
-            super::simd::store_partial::<S>(y.add(column), value, width - column);
+            store_partial::<S>(y.add(column), value, width - column);
         }
     }
 }

@@ -17,8 +17,10 @@ pub struct Tensor {
     data: Buffer,
     /// In what its producer multiplied: attention over bf16 products is computed in bf16 too.
     pub(crate) operand: Operand,
-    /// Itself as keys or values of an attention. The prefix's are read in every step of every chunk's denoising.
-    pub(crate) packed: OnceLock<PackedSegment>,
+    /// Itself as keys of an attention. The prefix's are read in every step of every chunk's denoising.
+    pub(crate) keys: OnceLock<PackedSegment>,
+    /// Itself as values of one.
+    pub(crate) values: OnceLock<PackedSegment>,
 }
 
 impl Matrix for Tensor {
@@ -34,7 +36,7 @@ impl Tensor {
     /// `data` holds `rows · cols` f32.
     pub(crate) fn new(data: Buffer, rows: usize, cols: usize, operand: Operand) -> Self {
         debug_assert_eq!(data.len_bytes(), rows * cols * size_of::<f32>());
-        Self { rows, cols, data, operand, packed: OnceLock::new() }
+        Self { rows, cols, data, operand, keys: OnceLock::new(), values: OnceLock::new() }
     }
 
     /// The elements, row by row.
@@ -80,10 +82,10 @@ impl Table {
 
     /// Writes the rows `ids` one after another.
     pub(crate) fn read(&self, ids: &[u32], out: &mut [f32]) {
-        if let Some(view) = TensorView::new(self.dtype, self.rows, self.cols, &self.bytes) {
-            for (&id, out) in ids.iter().zip(out.chunks_exact_mut(self.cols)) {
-                view.read_row(id as usize, out);
-            }
+        let view = TensorView::new(self.dtype, self.rows, self.cols, &self.bytes);
+        let view = view.expect("the bytes were copied from a view of this shape");
+        for (&id, out) in ids.iter().zip(out.chunks_exact_mut(self.cols)) {
+            view.read_row(id as usize, out);
         }
     }
 }

@@ -1,10 +1,13 @@
 //! Products and attention against plain loops, on every instruction set of this processor.
 
 use half::bf16;
+use smolvla_core::Backend;
 use smolvla_core::backend::{Activation, AttentionShape, Matrix, Precision};
+use smolvla_core::graph::KeyValue;
 use smolvla_core::weights::{LinearSource, StorageType, TensorView};
 
 use super::attention::{HeadColumns, PackedSegment, Rotary, attend};
+use super::backend::{CpuBackend, Options};
 use super::engine::Engine;
 use super::isa::Isa;
 use super::layers::linear;
@@ -256,6 +259,50 @@ fn a_nan_in_a_row_reaches_all_its_outputs_and_no_other_row() {
             }
         }
     }
+}
+
+#[test]
+fn a_weight_that_is_no_number_reaches_its_output_and_no_other() {
+    let mut values = Values(7);
+    let (rows, inputs, outputs) = (3, 70, 33);
+    let x = values.take(rows * inputs);
+    let mut w = values.take(outputs * inputs);
+    (w[4 * inputs + 9], w[20 * inputs]) = (f32::NAN, f32::INFINITY);
+    for engine in engines() {
+        for precision in PRECISIONS {
+            let packed = weights(&engine, &[(outputs, &w)], inputs, None, precision);
+            let y = linear(&engine, &x, Norm::None, &packed, Finish::default());
+            for (index, y) in y.values().iter().enumerate() {
+                let spoilt = [4, 20].contains(&(index % outputs));
+                assert_eq!(!y.is_finite(), spoilt, "{} {precision} {index}", engine.isa);
+            }
+        }
+    }
+}
+
+/// What a tensor looks like packed stays with it; as keys it is something else than as values.
+#[test]
+fn keys_and_values_may_change_places() {
+    let cpu = CpuBackend::new(Options::default()).unwrap();
+    let shape = AttentionShape { batch: 1, heads: 2, kv_heads: 1, head_dim: 16, scale: 0.25 };
+    let mut values = Values(8);
+    let (q, a, b) = (values.take(5 * 32), values.take(40 * 16), values.take(40 * 16));
+    let upload = |values: &[f32], cols| cpu.upload(values, values.len() / cols, cols).unwrap();
+    let q = upload(&q, 32);
+    let attend = |kv: &KeyValue<_>| {
+        let out = cpu.attention(&q, &[kv], None, shape).unwrap();
+        cpu.download(&out).unwrap()
+    };
+    let kv = KeyValue { key: upload(&a, 16), value: upload(&b, 16) };
+    let first = attend(&kv);
+    let swapped = KeyValue { key: kv.value, value: kv.key };
+    let fresh = attend(&KeyValue { key: upload(&b, 16), value: upload(&a, 16) });
+    assert_eq!(attend(&swapped), fresh);
+    assert_ne!(first, fresh);
+    // Nor does another number of heads take what was packed for one.
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 8, ..shape };
+    let attend = |kv: &KeyValue<_>| cpu.download(&cpu.attention(&q, &[kv], None, shape).unwrap()).unwrap();
+    assert_eq!(attend(&swapped), attend(&KeyValue { key: upload(&b, 16), value: upload(&a, 16) }));
 }
 
 struct Attention {

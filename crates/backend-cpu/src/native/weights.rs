@@ -274,10 +274,14 @@ fn pack_column(precision: Precision, row: &[f32], column: usize, steps: usize, p
     }
 }
 
-/// The scale that maps a channel's largest weight to 127, and its inverse.
+/// The scale that maps a channel's largest weight to 127, and its inverse. A channel with a weight that is no number gets
+/// NaN as its scale, so that its outputs say so.
 fn channel_scale(row: &[f32]) -> (f32, f32) {
+    if row.iter().any(|value| !value.is_finite()) {
+        return (f32::NAN, 0.0);
+    }
     let largest = row.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-    if largest > 0.0 && largest.is_finite() { (largest / 127.0, 127.0 / largest) } else { (largest, 0.0) }
+    if largest > 0.0 { (largest / 127.0, 127.0 / largest) } else { (0.0, 0.0) }
 }
 
 fn quantized(value: f32, inverse: f32) -> i8 {

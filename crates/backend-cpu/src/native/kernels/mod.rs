@@ -47,6 +47,10 @@ pub(crate) const MAX_BLOCK_ROWS: usize = 32;
 /// What will be read next, for a kernel to fetch into the second-level cache while it multiplies: weights that come from
 /// memory would otherwise be waited for.
 #[derive(Clone, Copy)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "the portable kernels fetch nothing ahead")
+)]
 pub(crate) struct Ahead {
     start: *const u8,
     /// Lines of 64 bytes to fetch in each step.
@@ -91,11 +95,11 @@ pub(crate) type Product<C> =
 #[derive(Clone, Copy)]
 pub(crate) struct Kernels {
     /// f32 × f32.
-    pub f32: Product<f32>,
+    pub(crate) f32: Product<f32>,
     /// bf16 × bf16, summed in f32.
-    pub bf16: Product<f32>,
+    pub(crate) bf16: Product<f32>,
     /// (8-bit unsigned − 128) × 8-bit signed, summed in i32.
-    pub int8: Product<i32>,
+    pub(crate) int8: Product<i32>,
 }
 
 /// Whether processor and operating system allow AMX tiles; asks Linux for the permission once a process.
@@ -149,6 +153,7 @@ impl fmt::Debug for Kernels {
 
 impl Kernels {
     /// The most rows a block may have for `f32` products, and for the others. AMX takes 16 or 32 and nothing else.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "only AMX tells them apart"))]
     pub(crate) fn block_rows(isa: Isa, float32: bool) -> usize {
         match isa {
             Isa::Portable => 4,
