@@ -344,7 +344,13 @@ fn matches(pattern: &str, text: &str) -> bool {
 fn offers(capabilities: &Capabilities) -> String {
     let precisions = capabilities.precisions.iter().map(|precision| precision.name());
     let plans = capabilities.plans.iter().filter_map(PrecisionPlan::name);
-    let names: Vec<&str> = precisions.chain(plans).collect();
+    let mut names: Vec<&str> = Vec::new();
+    for name in precisions.chain(plans) {
+        // A plan of a precision's name takes its place.
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
     format!("the backend `{}` offers {}", capabilities.backend, names.join(", "))
 }
 

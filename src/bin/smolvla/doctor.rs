@@ -120,7 +120,10 @@ fn examine() -> Result<Report, Failure> {
     let mut problems = Vec::new();
     for backend in &backends {
         if let (true, false, Some(problem)) = (backend.built_in, backend.planned, &backend.problem) {
-            problems.push(Problem { problem: problem.clone(), fix: "use another --backend".to_owned() });
+            problems.push(Problem {
+                problem: problem.clone(),
+                fix: "correct what it names, or use another --backend".to_owned(),
+            });
         }
     }
     problems.extend(lacking_cpu(&backends));
