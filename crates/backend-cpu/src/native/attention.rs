@@ -382,6 +382,11 @@ pub(crate) fn attend(
         let covered = (mask.batch(), mask.queries(), mask.keys()) == (shape.batch, rows, keys);
         assert!(covered, "a mask of {} x {} x {}", mask.batch(), mask.queries(), mask.keys());
     }
+    let width = match target {
+        Target::Matrix(_, width) => width,
+        Target::Packed(_, geometry) => geometry.width,
+    };
+    assert_eq!(width, shape.heads * shape.head_dim, "width of the result");
     let block = block_rows(engine.isa, operand, rows);
     let blocks = rows.div_ceil(block);
     let work = Work::new(operand, block, shape);

@@ -44,6 +44,7 @@ pub struct Weights {
     inputs: usize,
     outputs: usize,
     precision: Precision,
+    operand: Operand,
     /// Whether each panel holds sixteen outputs of the first half of the layer and the sixteen of the second that go
     /// with them: a gate and its up-projection meet in one block that way.
     paired: bool,
@@ -117,16 +118,12 @@ impl Weights {
             }
         });
         let scales = scales.as_slice::<f32>().to_vec();
-        Some(Self { inputs, outputs, precision, paired, panels, bias, scales })
+        Some(Self { inputs, outputs, precision, operand, paired, panels, bias, scales })
     }
 
     /// How the left operand must be stored.
     pub(crate) fn operand(&self) -> Operand {
-        match self.precision {
-            Precision::F32 => Operand::F32,
-            Precision::Int8 => Operand::Int8,
-            _ => Operand::Bf16,
-        }
+        self.operand
     }
 
     /// Number of panels.
