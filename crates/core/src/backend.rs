@@ -131,6 +131,11 @@ pub struct Capabilities {
     /// Mixtures of those precisions that this backend offers by name, beside each of them alone: `auto` is the
     /// fastest that it recommends on this device. Each has a name, and rules that match layers of every checkpoint.
     pub plans: Vec<PrecisionPlan>,
+    /// Why a precision is not offered, where there is more to say than that it is not.
+    pub refusals: Vec<(Precision, String)>,
+    /// The largest tensor the device takes, in bytes; `None`: no limit short of its memory. The graph runs images in
+    /// groups that stay below it.
+    pub max_tensor_bytes: Option<u64>,
     /// Whether each new shape costs a compilation or tuning. The graph then keeps LeRobot's padded prefix;
     /// otherwise it leaves out padding, which changes no valid value.
     pub static_shapes: bool,
@@ -151,8 +156,15 @@ impl Capabilities {
             execution: Execution::Native,
             precisions: precisions.into_iter().collect(),
             plans: Vec::new(),
+            refusals: Vec::new(),
+            max_tensor_bytes: None,
             static_shapes: false,
         }
+    }
+
+    /// Why `precision` is not offered, where the backend says.
+    pub fn why_not(&self, precision: Precision) -> Option<&str> {
+        self.refusals.iter().find(|(refused, _)| *refused == precision).map(|(_, why)| why.as_str())
     }
 }
 

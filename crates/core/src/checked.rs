@@ -114,10 +114,11 @@ impl<B: Backend> Backend for Checked<B> {
         let capabilities = self.inner.capabilities();
         if !capabilities.precisions.contains(&precision) {
             let offered: Vec<&str> = capabilities.precisions.iter().map(|p| p.name()).collect();
+            let why = capabilities.why_not(precision).map_or_else(String::new, |why| format!(": {why}"));
             return Err(BackendError {
                 kind: BackendErrorKind::Unsupported,
                 ..op.error(format!(
-                    "{name}: precision {precision} is not supported; choose {}",
+                    "{name}: precision {precision} is not supported{why}; choose {}",
                     offered.join(", ")
                 ))
             });

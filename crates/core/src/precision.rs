@@ -208,10 +208,11 @@ impl PrecisionPlan {
             Some(name) => format!(", which the plan `{name}` asks for"),
             None => String::new(),
         };
+        let why = capabilities.why_not(lacking).map_or_else(String::new, |why| format!(": {why}"));
         Err(Error::input(
             FIELD,
             format!(
-                "the backend `{}` has no {lacking}{plan}; {}",
+                "the backend `{}` has no {lacking}{plan}{why}; {}",
                 capabilities.backend,
                 offers(capabilities)
             ),

@@ -141,22 +141,53 @@ impl<B: Backend> Model<B> {
         (side / self.architecture.vision.patch_size / self.architecture.scale_factor).pow(2)
     }
 
-    /// The tower and the connector over images of one size, camera by camera.
+    /// The tower and the connector over images of one size, camera by camera; in several goes where the device's
+    /// largest tensor would not hold the activations of all of them.
     fn encode(
         &mut self,
         cameras: &[&CameraInput],
         observer: &mut dyn Observer,
     ) -> Result<B::Tensor, BackendError> {
+        let side = cameras[0].side / self.architecture.vision.patch_size;
+        let images: Vec<&[f32]> =
+            cameras.iter().flat_map(|camera| &camera.images).map(Vec::as_slice).collect();
+        let goes = images
+            .chunks(self.images_at_once(side))
+            .map(|images| self.encode_at_once(images, side, observer))
+            .collect::<Result<Vec<_>, _>>()?;
+        match &goes[..] {
+            [_] => Ok(goes.into_iter().next().expect("there is one")),
+            _ => self.backend.concat_tokens(&goes.iter().collect::<Vec<_>>(), 1),
+        }
+    }
+
+    /// How many images of `side × side` patches the tower can take without a tensor that the device has no place for.
+    fn images_at_once(&self, side: usize) -> usize {
+        let Some(limit) = self.backend.capabilities().max_tensor_bytes else { return usize::MAX };
+        let vision = &self.architecture.vision;
+        let patch_values = vision.channels * vision.patch_size.pow(2);
+        // Activations of a patch, in f32: its colours, fused query, key and value, and the middle of the MLP.
+        let widest = patch_values.max(3 * vision.hidden).max(vision.intermediate);
+        let image = 4 * (side * side * widest) as u64;
+        usize::try_from(limit / image.max(1)).unwrap_or(usize::MAX).max(1)
+    }
+
+    /// The tower and the connector over some images in one go.
+    fn encode_at_once(
+        &mut self,
+        images: &[&[f32]],
+        side: usize,
+        observer: &mut dyn Observer,
+    ) -> Result<B::Tensor, BackendError> {
         let backend = &self.backend;
         let vision = &self.architecture.vision;
-        let side = cameras[0].side / vision.patch_size;
         let patch_values = vision.channels * vision.patch_size.pow(2);
-        let images = cameras.iter().map(|camera| camera.images.len()).sum();
         let memory = std::mem::take(&mut self.patches);
-        let mut patches = Patches::reusing(memory, images, side, patch_values);
-        for image in cameras.iter().flat_map(|camera| &camera.images) {
+        let mut patches = Patches::reusing(memory, images.len(), side, patch_values);
+        for image in images {
             patches.push(image, vision.channels, vision.patch_size);
         }
+        let images = images.len();
         self.patches = patches.values;
         let patches = backend.upload(&self.patches, images * side * side, patch_values)?;
 

@@ -7,6 +7,7 @@ mod chunk;
 mod noise;
 mod pipeline;
 mod smolvla;
+mod warm_up;
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ pub use chunk::{ActionChunk, ActionUnits};
 pub use noise::Noise;
 pub use pipeline::Pipeline;
 pub use smolvla::{PolicyOptions, SmolVla};
+pub use warm_up::{WarmUp, WarmUpTimes};
 
 use crate::backend::Capabilities;
 use crate::error::Result;
@@ -50,6 +52,9 @@ pub struct PolicyInfo {
     pub precision: PrecisionPlan,
     /// Names of the cameras the policy knows, in its order.
     pub cameras: Vec<String>,
+    /// Side of the square that images are brought to, in pixels; where the configuration resizes none, that of the
+    /// images the vision tower was made for.
+    pub image_side: usize,
     /// Width of the state.
     pub state_dim: usize,
     /// Width of an action.

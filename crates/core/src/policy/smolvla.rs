@@ -132,6 +132,10 @@ impl<B: Backend> SmolVla<B> {
             precision: options.precision.clone(),
             capabilities,
             cameras: pipeline.cameras().to_vec(),
+            image_side: checkpoint
+                .config
+                .resize_imgs_with_padding
+                .map_or(checkpoint.architecture.vision.image_size, |(width, _)| width),
             state_dim: pipeline.state_dim(),
             action_dim: pipeline.action_dim(),
             chunk_size: checkpoint.config.chunk_size,

@@ -34,6 +34,7 @@ mod sample {
             info: PolicyInfo {
                 capabilities,
                 precision: Precision::F32.into(),
+                image_side: 512,
                 cameras: vec!["observation.images.camera1".to_owned()],
                 state_dim: 2,
                 action_dim: 2,
