@@ -36,7 +36,7 @@ pub const BACKENDS: [BackendEntry; 6] = [
         summary: "a GPU through Vulkan, Metal or DirectX 12",
         feature: Some("wgpu"),
         built_in: cfg!(feature = "wgpu"),
-        planned: true,
+        planned: false,
     },
     BackendEntry {
         name: "tt",
@@ -90,11 +90,13 @@ enum Kind {
     Cpu(smolvla_backend_cpu::CpuBackend),
     #[cfg(feature = "ndarray")]
     NdArray(smolvla_backend_cpu::ndarray::NdArrayBackend),
+    #[cfg(feature = "wgpu")]
+    Wgpu(Box<smolvla_backend_wgpu::WgpuBackend>),
 }
 
 impl Device {
-    /// Opens a backend by name: `cpu`, `ndarray`, `reference`, `wgpu`, `tt` or `fpga`, with a device number where there
-    /// can be several (`wgpu:0`).
+    /// Opens a backend by name: `cpu`, `ndarray`, `reference`, `wgpu`, `tt` or `fpga`, with a device's number or
+    /// part of its name where there can be several (`wgpu:0`, `wgpu:nvidia`).
     ///
     /// # Errors
     /// [`Error::Input`] for a name that does not exist; [`Error::Backend`] when this build lacks the backend
@@ -118,7 +120,7 @@ impl Device {
             #[cfg(feature = "ndarray")]
             "ndarray" => Kind::NdArray(smolvla_backend_cpu::ndarray::open()),
             #[cfg(feature = "wgpu")]
-            "wgpu" => match smolvla_backend_wgpu::open(selector)? {},
+            "wgpu" => Kind::Wgpu(Box::new(smolvla_backend_wgpu::open(selector)?)),
             #[cfg(feature = "tt")]
             "tt" => match smolvla_backend_tt::open(selector)? {},
             #[cfg(feature = "fpga")]
@@ -139,6 +141,8 @@ impl Device {
             Kind::Cpu(backend) => backend.capabilities(),
             #[cfg(feature = "ndarray")]
             Kind::NdArray(backend) => backend.capabilities(),
+            #[cfg(feature = "wgpu")]
+            Kind::Wgpu(backend) => backend.capabilities(),
         }
     }
 
@@ -158,6 +162,8 @@ impl Device {
             Kind::Cpu(backend) => Box::new(SmolVla::open(backend, checkpoint, options, progress)?),
             #[cfg(feature = "ndarray")]
             Kind::NdArray(backend) => Box::new(SmolVla::open(backend, checkpoint, options, progress)?),
+            #[cfg(feature = "wgpu")]
+            Kind::Wgpu(backend) => Box::new(SmolVla::open(*backend, checkpoint, options, progress)?),
         })
     }
 }

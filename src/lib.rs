@@ -38,7 +38,8 @@
 //! | `cpu` | yes | the CPU backend |
 //! | `hub` | yes | checkpoints and tokenizers from the Hugging Face Hub |
 //! | `ndarray` | | Burn's ndarray engine on the CPU: slow, and written by others |
-//! | `wgpu` | | the GPU backend (planned, not written yet: it links and refuses to open) |
+//! | `wgpu` | | the GPU backend: Vulkan, Metal or DirectX 12 through burn-wgpu |
+//! | `wgpu-vulkan` | | the same, compiling for Vulkan through CubeCL's own SPIR-V |
 //! | `tt` | | the Tenstorrent backend (planned) |
 //! | `fpga` | | the AMD Alveo U280 backend (planned) |
 #![forbid(unsafe_code)]
@@ -54,4 +55,6 @@ pub use smolvla_core::{
 };
 
 pub use device::{BACKENDS, BackendEntry, Device};
+#[cfg(feature = "wgpu")]
+pub use smolvla_backend_wgpu as wgpu;
 pub use source::{CheckpointSource, OpenOptions, OpenProgress, load, open};

@@ -6,8 +6,9 @@ use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use smolvla_core::backend::Execution;
 use smolvla_core::synth::Size;
-use smolvla_core::{Backend, BackendError, Precision};
+use smolvla_core::{Backend, BackendError, Capabilities, Precision};
 
 use crate::checks::{Check, Context, checks};
 use crate::evidence::{Evidence, Stop};
@@ -32,8 +33,18 @@ pub struct Candidate {
     name: String,
     subject: Arc<Opening>,
     expectations: Vec<Expectation>,
-    /// Why it is spared the full size.
-    too_slow: Option<&'static str>,
+    /// What it is spared at full size.
+    too_slow: Option<Spared>,
+}
+
+/// Full-size checks that a candidate does not face.
+#[derive(Clone, Copy)]
+struct Spared {
+    /// Only where software stands in for its device.
+    when_emulated: bool,
+    /// Full names, after the backend's, of checks that it faces all the same.
+    kept: &'static [&'static str],
+    reason: &'static str,
 }
 
 /// A device that is opened when it is needed: choosing one backend must not wake the others.
@@ -97,7 +108,15 @@ impl Candidate {
     /// Spares it the checks at full size, which are then reported as not run, with this reason.
     #[must_use]
     pub fn too_slow_at_full_size(mut self, reason: &'static str) -> Self {
-        self.too_slow = Some(reason);
+        self.too_slow = Some(Spared { when_emulated: false, kept: &[], reason });
+        self
+    }
+
+    /// Spares it the checks at full size but for those in `kept` (`f32::end_to_end::base_one_camera`), where software stands
+    /// in for its device. The others are then reported as not run, with this reason.
+    #[must_use]
+    pub fn too_slow_when_emulated(mut self, kept: &'static [&'static str], reason: &'static str) -> Self {
+        self.too_slow = Some(Spared { when_emulated: true, kept, reason });
         self
     }
 
@@ -125,7 +144,7 @@ impl Candidate {
                 let capabilities = subject.capabilities();
                 Presence::Present {
                     emulated: match capabilities.execution {
-                        smolvla_core::backend::Execution::Emulated(by) => Some(by),
+                        Execution::Emulated(by) => Some(by),
                         _ => None,
                     },
                     device: capabilities.device,
@@ -140,7 +159,8 @@ impl Candidate {
     /// Every check it faces: all of them in each precision it offers, and one that says so for each it does not.
     pub fn trials(&self, checks: &[Check]) -> Vec<CandidateTrial> {
         let Ok(subject) = self.opened() else { return Vec::new() };
-        let offered = subject.capabilities().precisions;
+        let Capabilities { precisions: offered, execution, .. } = subject.capabilities();
+        let is_emulated = matches!(execution, Execution::Emulated(_));
         let names: Vec<&str> = offered.iter().map(|precision| precision.name()).collect();
         let mut trials = Vec::new();
         if !Precision::ALL.iter().any(|precision| offered.contains(precision)) {
@@ -154,7 +174,7 @@ impl Candidate {
         }
         for precision in Precision::ALL.iter().copied() {
             let asked = if offered.contains(&precision) {
-                self.asked(checks)
+                self.asked(checks, precision, is_emulated)
             } else {
                 vec![Asked::Lacking("precision", format!("the backend offers {}", names.join(", ")))]
             };
@@ -173,12 +193,16 @@ impl Candidate {
         trials
     }
 
-    fn asked(&self, checks: &[Check]) -> Vec<Asked> {
-        let spared = |check: &&Check| self.too_slow.is_some() && check.size == Size::Base;
+    fn asked(&self, checks: &[Check], precision: Precision, is_emulated: bool) -> Vec<Asked> {
+        let spared = self.too_slow.filter(|spared| is_emulated || !spared.when_emulated);
+        let is_spared = |check: &Check| {
+            let name = format!("{precision}::{}::{}", check.tier.name(), check.name);
+            check.size == Size::Base && spared.is_some_and(|spared| !spared.kept.contains(&name.as_str()))
+        };
         let mut asked: Vec<Asked> =
-            checks.iter().filter(|check| !spared(check)).cloned().map(Asked::Check).collect();
-        if let Some(reason) = self.too_slow
-            && checks.iter().any(|check| spared(&check))
+            checks.iter().filter(|check| !is_spared(check)).cloned().map(Asked::Check).collect();
+        if let Some(Spared { reason, .. }) = spared
+            && checks.iter().any(is_spared)
         {
             asked.push(Asked::Lacking("full_size", reason.to_owned()));
         }

@@ -16,16 +16,10 @@ pub(crate) struct Arguments {
 
 /// Builds the benchmark as the tests are built, so that nothing is built twice, and runs it.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    command::run(&mut cargo([
-        "build",
-        "--release",
-        "--locked",
-        "--quiet",
-        "--workspace",
-        "--all-features",
-        "--bin",
-        "bench",
-    ]))?;
+    command::run(
+        cargo(["build", "--release", "--locked", "--quiet", "--workspace", "--bin", "bench"])
+            .args(command::features(&[])),
+    )?;
     let mut bench = Command::new(command::built("bench")?);
     let status =
         bench.args(&arguments.arguments).status().map_err(|error| format!("cannot start bench: {error}"))?;

@@ -26,7 +26,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Vec<&'static str>> {
     }
     let warnings = ["--", "--deny", "warnings"];
     command::run(
-        cargo(["clippy", "--release", "--locked", "--all-targets", "--all-features"])
+        cargo(["clippy", "--release", "--locked", "--all-targets"])
+            .args(command::features(&arguments.package))
             .args(&packages)
             .args(warnings),
     )?;
@@ -38,7 +39,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Vec<&'static str>> {
         )?;
     }
     command::run(
-        cargo(["doc", "--release", "--locked", "--no-deps", "--all-features"])
+        cargo(["doc", "--release", "--locked", "--no-deps"])
+            .args(command::features(&arguments.package))
             .args(&packages)
             .env("RUSTDOCFLAGS", "--deny warnings"),
     )?;

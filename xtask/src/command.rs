@@ -8,6 +8,37 @@ use std::time::Instant;
 
 use crate::Result;
 
+/// Every feature of this workspace that is built and tested, by the package that has it.
+///
+/// Not `--all-features`: that would turn on [`LEFT_OUT`] too.
+pub(crate) const FEATURES: [&str; 9] = [
+    "smolvla/cpu",
+    "smolvla/fpga",
+    "smolvla/hub",
+    "smolvla/ndarray",
+    "smolvla/tt",
+    "smolvla/wgpu",
+    "smolvla-backend-cpu/ndarray",
+    "smolvla-conformance/backends",
+    "smolvla-core/hub",
+];
+
+/// Features that are built on request alone: CubeCL's SPIR-V crashes the software driver that tests run on.
+#[cfg(test)]
+const LEFT_OUT: [&str; 2] = ["smolvla-backend-wgpu/vulkan", "smolvla/wgpu-vulkan"];
+
+/// [`FEATURES`] of the packages, or of all where none is named, as cargo takes them.
+pub(crate) fn features(packages: &[String]) -> Vec<String> {
+    let selected: Vec<&str> = FEATURES
+        .into_iter()
+        .filter(|feature| {
+            let package = feature.split('/').next().unwrap_or_default();
+            packages.is_empty() || packages.iter().any(|selected| selected == package)
+        })
+        .collect();
+    if selected.is_empty() { Vec::new() } else { vec!["--features".to_owned(), selected.join(",")] }
+}
+
 /// The workspace's root folder.
 pub(crate) fn root() -> PathBuf {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -83,6 +114,33 @@ fn cannot_start(command: &Command, error: &std::io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_feature_of_the_workspace_is_built_or_left_out_on_purpose() {
+        let output = cargo(["metadata", "--no-deps", "--format-version", "1"]).output().unwrap();
+        let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let mut known: Vec<&str> = FEATURES.into_iter().chain(LEFT_OUT).collect();
+        known.sort_unstable();
+        let mut there: Vec<String> = Vec::new();
+        for package in metadata["packages"].as_array().unwrap() {
+            let name = package["name"].as_str().unwrap();
+            let features = package["features"].as_object().unwrap().keys();
+            there.extend(
+                features.filter(|feature| *feature != "default").map(|feature| format!("{name}/{feature}")),
+            );
+        }
+        there.sort_unstable();
+        assert_eq!(there, known);
+    }
+
+    #[test]
+    fn features_are_those_of_the_packages_that_are_built() {
+        let names =
+            |packages: &[&str]| features(&packages.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>());
+        assert_eq!(names(&["smolvla-core"]), ["--features", "smolvla-core/hub"]);
+        assert!(names(&["smolvla-backend-burn"]).is_empty());
+        assert!(names(&[])[1].contains("smolvla/wgpu,"));
+    }
 
     #[test]
     fn root_holds_the_workspace_manifest() {

@@ -16,16 +16,10 @@ pub(crate) struct Arguments {
 
 /// Builds the suite's command as the tests are built, so that nothing is built twice, and runs it.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    command::run(&mut cargo([
-        "build",
-        "--release",
-        "--locked",
-        "--quiet",
-        "--workspace",
-        "--all-features",
-        "--bin",
-        "conform",
-    ]))?;
+    command::run(
+        cargo(["build", "--release", "--locked", "--quiet", "--workspace", "--bin", "conform"])
+            .args(command::features(&[])),
+    )?;
     let mut conform = Command::new(command::built("conform")?);
     let status = conform
         .args(&arguments.arguments)

@@ -2,9 +2,9 @@
 //!
 //! The list is short on purpose. Tests run under plain `cargo test`: the conformance suite shares one loaded
 //! checkpoint a process, which a process a test (cargo-nextest) would load again for every test, and cargo's own
-//! runner needs no installing and prints the reason of each ignored test. One system package is wanted, and none is
-//! needed: a Chromium, for the test that looks at the conformance report in a browser. Where it cannot be had, that
-//! test is ignored with its reason. Every dependency that builds C needs only the compiler that Rust needs anyway for
+//! runner needs no installing and prints the reason of each ignored test. Two system packages are wanted, and none is
+//! needed: a Chromium, for the test that looks at the conformance report in a browser, and on Linux a Vulkan driver (a
+//! GPU's, or Mesa's software renderer) for the GPU backend. What cannot be had is ignored with its reason. Every dependency that builds C needs only the compiler that Rust needs anyway for
 //! linking.
 
 use std::path::Path;
@@ -45,6 +45,7 @@ pub(crate) fn run(caller: Caller) -> Result {
     component("clippy", "clippy")?;
     cargo_deny()?;
     browser(caller);
+    vulkan(caller);
     Ok(())
 }
 
@@ -88,12 +89,7 @@ fn browser(caller: Caller) {
         eprintln!("xtask: {name}: there");
         return;
     }
-    let is_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
-    let outcome = if caller == Caller::Setup || is_ci {
-        install_browser()
-    } else {
-        Err("none is installed; `cargo xtask setup` does it".to_owned())
-    };
+    let outcome = install_for(caller, &["chromium"]);
     match installed_browser() {
         Some(name) => eprintln!("xtask: {name}: installed"),
         None => {
@@ -104,6 +100,40 @@ fn browser(caller: Caller) {
             );
         }
     }
+}
+
+/// Installs a software Vulkan driver on a Linux without any, where apt can; else says what goes without it. Other
+/// systems bring Metal or DirectX.
+fn vulkan(caller: Caller) {
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    if vulkan_driver_is_there() {
+        eprintln!("xtask: Vulkan driver: there");
+        return;
+    }
+    let outcome = install_for(caller, &["mesa-vulkan-drivers", "libvulkan1"]);
+    if vulkan_driver_is_there() {
+        eprintln!("xtask: Vulkan driver (Mesa's, with its software renderer): installed");
+    } else {
+        let reason = outcome.err().unwrap_or_else(|| "it was installed but is not found".to_owned());
+        eprintln!("xtask: no Vulkan driver: {reason}. Tests of the GPU backend will be ignored");
+    }
+}
+
+/// Whether a Vulkan driver is registered: where the loader looks, in a system's folders, or as a variable says.
+pub(crate) fn vulkan_driver_is_there() -> bool {
+    let is_named = |name: &&str| std::env::var_os(name).is_some_and(|files| !files.is_empty());
+    let has_files = |folder: &&str| std::fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some());
+    ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].iter().any(is_named)
+        || ["/usr/share/vulkan/icd.d", "/usr/local/share/vulkan/icd.d", "/etc/vulkan/icd.d"]
+            .iter()
+            .any(has_files)
+}
+
+/// Whether this is a machine of continuous integration.
+pub(crate) fn is_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| !value.is_empty())
 }
 
 /// The browser that tests will use. One that `SMOLVLA_BROWSER` names is taken at its word.
@@ -122,7 +152,11 @@ fn is_installed(program: &str) -> bool {
     }
 }
 
-fn install_browser() -> Result {
+/// Installs Debian packages, where the caller may.
+fn install_for(caller: Caller, packages: &[&str]) -> Result {
+    if caller != Caller::Setup && !is_ci() {
+        return Err("none is installed; `cargo xtask setup` does it".to_owned());
+    }
     if !succeeds(Command::new("apt-get").arg("--version")) {
         return Err("none is installed, and this system has no apt to install one with".to_owned());
     }
@@ -131,10 +165,12 @@ fn install_browser() -> Result {
     } else if succeeds(Command::new("sudo").args(["--non-interactive", "true"])) {
         &["sudo", "--non-interactive"]
     } else {
-        return Err("none is installed, and `apt-get install chromium` needs root".to_owned());
+        return Err(format!("none is installed, and `apt-get install {}` needs root", packages.join(" ")));
     };
     command::run(&mut apt(become_root, &["update"]))?;
-    command::run(&mut apt(become_root, &["install", "--yes", "--no-install-recommends", "chromium"]))
+    let arguments: Vec<&str> =
+        ["install", "--yes", "--no-install-recommends"].iter().chain(packages).copied().collect();
+    command::run(&mut apt(become_root, &arguments))
 }
 
 fn is_root() -> bool {

@@ -4,9 +4,12 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use crate::Result;
-use crate::command::{cargo, run_watched};
+use crate::command::{self, cargo, run_watched};
 use crate::tally::Tally;
 use crate::{check, setup};
+
+/// Names backends whose absence fails the conformance suite.
+const REQUIRE: &str = "SMOLVLA_CONFORM_REQUIRE";
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -28,10 +31,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let mut tally = Tally::default();
     let status = run_watched(
-        cargo(["test", "--release", "--locked", "--all-features", "--no-fail-fast"])
+        cargo(["test", "--release", "--locked", "--no-fail-fast"])
+            .args(command::features(&arguments.check.package))
             .args(check::selection(&arguments.check.package))
             // The tally reads plain text.
-            .env("CARGO_TERM_COLOR", "never"),
+            .env("CARGO_TERM_COLOR", "never")
+            .envs(gpu_environment()),
         |line| tally.line(line),
     )?;
     tally.finish();
@@ -48,4 +53,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     println!("took {} minutes", started.elapsed().as_secs().div_ceil(60));
     println!("{tally}");
     Ok(if tally.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What the GPU backend's tests run under.
+fn gpu_environment() -> Vec<(&'static str, &'static str)> {
+    // Trying every form of every product takes minutes on a software renderer, and its winner means nothing.
+    let mut variables = vec![("CUBECL_AUTOTUNE_LEVEL", "minimal")];
+    // Where the setup has put a driver, a backend that does not open is a failure, not a skip.
+    if setup::is_ci() && setup::vulkan_driver_is_there() && std::env::var_os(REQUIRE).is_none() {
+        variables.push((REQUIRE, "wgpu"));
+    }
+    variables
 }

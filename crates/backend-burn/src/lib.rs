@@ -1,7 +1,7 @@
 //! smolvla's [`Backend`] over [Burn](https://burn.dev) tensors: one adapter for every Burn device.
 //!
 //! A [`BurnBackend`] holds a Burn [`Device`]; which ones exist is decided by the features of the `burn` crate
-//! that the backend crates turn on (`backend-cpu`: ndarray). The operations are composed from Burn's own, in
+//! that the backend crates turn on (`backend-cpu`: ndarray, `backend-wgpu`: wgpu). The operations are composed from Burn's own, in
 //! f32, in the order of the formulas in [`smolvla_core::backend`].
 //!
 //! This crate knows nothing of checkpoints, of the graph or of device selection.
@@ -49,6 +49,18 @@ pub struct Identity {
 #[derive(Clone, Debug)]
 pub struct BurnMatrix(Tensor<2>);
 
+impl BurnMatrix {
+    /// A tensor in f32 as a matrix.
+    pub fn new(tensor: Tensor<2>) -> Self {
+        Self(tensor)
+    }
+
+    /// The tensor.
+    pub fn tensor(&self) -> &Tensor<2> {
+        &self.0
+    }
+}
+
 impl Matrix for BurnMatrix {
     fn rows(&self) -> usize {
         self.0.dims()[0]
@@ -62,6 +74,13 @@ impl Matrix for BurnMatrix {
 /// An attention mask on a Burn device: true where attention is forbidden, `[batch, 1, queries, keys]`.
 #[derive(Clone, Debug)]
 pub struct BurnMask(Tensor<4, Bool>);
+
+impl BurnMask {
+    /// A mask `[batch, 1, queries, keys]`, true where attention is forbidden.
+    pub fn new(forbidden: Tensor<4, Bool>) -> Self {
+        Self(forbidden)
+    }
+}
 
 impl AttentionMask for BurnMask {
     fn batch(&self) -> usize {
@@ -81,6 +100,30 @@ impl BurnBackend {
     /// A backend on an opened device.
     pub fn new(device: Device, identity: Identity) -> Self {
         Self { device, identity }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// `residual + activation(product + bias)`: what a linear layer does after its product.
+    pub fn finished(
+        product: Tensor<2>,
+        bias: Option<Tensor<2>>,
+        epilogue: &Epilogue<'_, BurnMatrix>,
+    ) -> BurnMatrix {
+        let mut out = product;
+        if let Some(bias) = bias {
+            out = out + bias;
+        }
+        if let Some(activation) = epilogue.activation {
+            out = Self::activated(out, activation);
+        }
+        if let Some(residual) = epilogue.residual {
+            out = Self::add_repeating(out, residual.0.clone());
+        }
+        BurnMatrix(out)
     }
 
     fn error(&self, op: &'static str, error: impl Display) -> BackendError {
@@ -169,17 +212,7 @@ impl Backend for BurnBackend {
         weight: &Self::Linear,
         epilogue: Epilogue<'_, Self::Tensor>,
     ) -> Result<Self::Tensor, BackendError> {
-        let mut out = x.0.clone().matmul(weight.transposed());
-        if let Some(bias) = weight.bias() {
-            out = out + bias;
-        }
-        if let Some(activation) = epilogue.activation {
-            out = Self::activated(out, activation);
-        }
-        if let Some(residual) = epilogue.residual {
-            out = Self::add_repeating(out, residual.0.clone());
-        }
-        Ok(BurnMatrix(out))
+        Ok(Self::finished(x.0.clone().matmul(weight.transposed()), weight.bias(), &epilogue))
     }
 
     fn layer_norm(

@@ -66,12 +66,13 @@ impl BurnTable {
         Self { dtype: view.dtype(), rows: view.rows(), width: view.cols(), bytes: rows.concat() }
     }
 
-    pub(crate) fn width(&self) -> usize {
+    /// Columns.
+    pub fn width(&self) -> usize {
         self.width
     }
 
     /// The rows `ids` as f32, `[ids, width]`.
-    pub(crate) fn gather(&self, ids: &[u32]) -> Vec<f32> {
+    pub fn gather(&self, ids: &[u32]) -> Vec<f32> {
         let mut out = vec![0.0; ids.len() * self.width];
         let view = TensorView::new(self.dtype, self.rows, self.width, &self.bytes)
             .expect("a table holds exactly its rows");

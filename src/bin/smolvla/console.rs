@@ -83,7 +83,8 @@ impl Console {
         let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar =
             ProgressBar::with_draw_target(None, target).with_style(style(unit)).with_message(what.clone());
-        if visible && unit == Unit::Unknown {
+        // Also with a bar: its clock goes on while a device is busy with one part.
+        if visible {
             bar.enable_steady_tick(TICK);
         }
         let mention = !self.quiet && !visible;

@@ -20,11 +20,16 @@ const MEMORY_BYTES: u64 = 2_500_000_000;
 const CHECKPOINT_BYTES: u64 = 1_000_000_000;
 
 /// What a variable does, and whether its value is nobody's business.
-const VARIABLES: [(&str, bool); 12] = [
+const VARIABLES: [(&str, bool); 17] = [
     (cache::VARIABLE, false),
     ("SMOLVLA_CPU_ISA", false),
     ("SMOLVLA_CPU_THREADS", false),
     ("SMOLVLA_CPU_PIN", false),
+    ("BURN_FUSION_MAX_EXPLORATIONS", false),
+    ("CUBECL_AUTOTUNE_LEVEL", false),
+    ("CUBECL_AUTOTUNE_CACHE", false),
+    ("VK_DRIVER_FILES", false),
+    ("VK_ICD_FILENAMES", false),
     ("HF_HOME", false),
     ("HF_HUB_CACHE", false),
     ("HF_ENDPOINT", false),
@@ -69,9 +74,19 @@ struct BackendReport {
     precisions: Vec<Precision>,
     /// Mixtures of them that `--precision` takes by name.
     plans: Vec<PrecisionPlan>,
+    /// Why a precision is not offered, where there is more to say.
+    refusals: Vec<(Precision, String)>,
+    /// Devices that the backend can be told to open, by number or name.
+    adapters: Vec<AdapterReport>,
     /// Why it does not open.
     problem: Option<String>,
 }
+
+#[cfg(feature = "wgpu")]
+type AdapterReport = smolvla::wgpu::Adapter;
+/// There are none.
+#[cfg(not(feature = "wgpu"))]
+type AdapterReport = std::convert::Infallible;
 
 #[derive(Serialize)]
 struct Machine {
@@ -141,16 +156,16 @@ fn examine() -> Result<Report, Failure> {
 
 fn backend(entry: &BackendEntry) -> BackendReport {
     let opened = Device::open(entry.name).map(|device| device.capabilities());
-    let (device, emulated_by, precisions, plans, problem) = match opened {
+    let (device, emulated_by, precisions, plans, refusals, problem) = match opened {
         Ok(capabilities) => {
             let emulated_by = match capabilities.execution {
                 Execution::Emulated(by) => Some(by),
                 _ => None,
             };
             let (precisions, plans) = (capabilities.precisions, capabilities.plans);
-            (Some(capabilities.device), emulated_by, precisions, plans, None)
+            (Some(capabilities.device), emulated_by, precisions, plans, capabilities.refusals, None)
         }
-        Err(error) => (None, None, Vec::new(), Vec::new(), Some(error.to_string())),
+        Err(error) => (None, None, Vec::new(), Vec::new(), Vec::new(), Some(error.to_string())),
     };
     BackendReport {
         name: entry.name,
@@ -161,8 +176,49 @@ fn backend(entry: &BackendEntry) -> BackendReport {
         emulated_by,
         precisions,
         plans,
+        refusals,
+        adapters: adapters(entry.name),
         problem,
     }
+}
+
+#[cfg(feature = "wgpu")]
+fn adapters(backend: &str) -> Vec<AdapterReport> {
+    if backend == smolvla::wgpu::NAME { smolvla::wgpu::adapters() } else { Vec::new() }
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn adapters(_backend: &str) -> Vec<AdapterReport> {
+    Vec::new()
+}
+
+/// An adapter by number, with what bounds what it can run.
+#[cfg(feature = "wgpu")]
+fn adapter_lines(adapter: &AdapterReport) -> [String; 3] {
+    let mib = |bytes: u64| bytes >> 20;
+    let has = |there: bool| if there { "yes" } else { "no" };
+    let [least, most] = adapter.subgroup_sizes;
+    [
+        format!("wgpu:{adapter}"),
+        format!(
+            "  driver {}; 16-bit floats: {}; subgroups: {} ({least} to {most})",
+            if adapter.driver.is_empty() { "unknown" } else { &adapter.driver },
+            has(adapter.f16),
+            has(adapter.subgroups),
+        ),
+        format!(
+            "  buffers up to {} MiB, of which a shader takes {} MiB; workgroups of {} units with {} KiB",
+            mib(adapter.max_buffer_bytes),
+            mib(adapter.max_binding_bytes),
+            adapter.workgroup_units,
+            adapter.workgroup_bytes >> 10
+        ),
+    ]
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn adapter_lines(adapter: &AdapterReport) -> [String; 3] {
+    match *adapter {}
 }
 
 fn machine() -> Machine {
@@ -237,7 +293,7 @@ fn folders() -> Result<Vec<Folder>, Failure> {
         path,
     };
     Ok(vec![
-        folder("synthetic checkpoints", cache::folder()?),
+        folder("synthetic checkpoints and tuning results", cache::folder()?),
         #[cfg(feature = "hub")]
         folder("Hugging Face Hub", smolvla::hub::HubOptions::from_env().cache_folder()),
     ])
@@ -282,7 +338,8 @@ fn lacking_memory(machine: &Machine) -> Option<Problem> {
 
 fn lacking_space(folder: &Folder) -> Option<Problem> {
     let free = folder.free_bytes?;
-    let variable = if folder.purpose == "synthetic checkpoints" { cache::VARIABLE } else { "HF_HOME" };
+    let variable =
+        if folder.purpose.starts_with("synthetic checkpoints") { cache::VARIABLE } else { "HF_HOME" };
     (free < CHECKPOINT_BYTES).then(|| Problem {
         problem: format!(
             "{} free for {} in {}; a full-size checkpoint takes {}",
@@ -310,6 +367,12 @@ fn text(report: &Report) -> String {
         if backend.device.is_some() {
             let names: Vec<_> = backend.precisions.iter().map(|precision| precision.name()).collect();
             lines.push(format!("  {:<10}   precisions: {}", "", names.join(", ")));
+        }
+        for (precision, why) in &backend.refusals {
+            lines.push(format!("  {:<10}   no {precision}: {why}", ""));
+        }
+        for line in backend.adapters.iter().flat_map(adapter_lines) {
+            lines.push(format!("  {:<10}   {line}", ""));
         }
         lines.extend(backend.plans.iter().map(|plan| format!("  {:<10}   plan {plan}", "")));
     }
@@ -402,11 +465,11 @@ mod tests {
     fn planned_backends_are_no_problems() {
         let report = examine().unwrap();
         let planned: Vec<_> = report.backends.iter().filter(|backend| backend.planned).collect();
-        assert_eq!(planned.len(), 3);
+        assert_eq!(planned.len(), 2);
         for backend in planned {
             let prefix = format!("{}:", backend.name);
             assert!(report.problems.iter().all(|problem| !problem.problem.starts_with(&prefix)));
         }
-        assert_eq!(text(&report).matches("planned, not written yet").count(), 3);
+        assert_eq!(text(&report).matches("planned, not written yet").count(), 2);
     }
 }

@@ -18,6 +18,7 @@ mod precision;
 mod prediction;
 mod run;
 mod synth;
+mod warmup;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
@@ -64,6 +65,7 @@ enum Verb {
     Demo(demo::Args),
     Inspect(inspect::Args),
     Synth(synth::Args),
+    Warmup(Box<warmup::Args>),
     Doctor(doctor::Args),
 }
 
@@ -93,6 +95,7 @@ fn perform(console: Console, verb: Verb) -> Result<(), Failure> {
         Verb::Demo(args) => demo::perform(console, &args),
         Verb::Inspect(args) => inspect::perform(console, args),
         Verb::Synth(args) => synth::perform(console, &args),
+        Verb::Warmup(args) => warmup::perform(console, *args),
         Verb::Doctor(args) => doctor::perform(console, &args),
     }
 }
