@@ -10,7 +10,7 @@ use crate::Result;
 
 /// Every feature of this workspace that is built and tested, by the package that has it.
 ///
-/// Not `--all-features`: that would turn on [`LEFT_OUT`] too.
+/// Not `--all-features`: that would turn on `LEFT_OUT` too.
 pub(crate) const FEATURES: [&str; 9] = [
     "smolvla/cpu",
     "smolvla/fpga",

@@ -186,9 +186,10 @@ pub(crate) fn choose<'a>(
     selector: Option<&str>,
 ) -> Result<&'a Adapter, BackendError> {
     let error = |kind, message| Err(BackendError::new(NAME, "open", kind, message));
-    let Some(best) = adapters.first() else {
+    let Some(first) = adapters.first() else {
         return error(BackendErrorKind::Unavailable, NONE.to_owned());
     };
+    let best = adapters.iter().find(|adapter| adapter.device_kind().is_some()).unwrap_or(first);
     let list = || adapters.iter().map(Adapter::to_string).collect::<Vec<_>>().join("; ");
     let Some(selector) = selector else { return Ok(best) };
     if let Some(adapter) = selector.parse().ok().and_then(|index: usize| adapters.get(index)) {
@@ -197,8 +198,11 @@ pub(crate) fn choose<'a>(
     let wanted = selector.to_lowercase();
     let is_named = |adapter: &&Adapter| !wanted.is_empty() && adapter.name.to_lowercase().contains(&wanted);
     let named: Vec<&Adapter> = adapters.iter().filter(is_named).collect();
+    // One card behind several interfaces (Vulkan and DirectX 12 on Windows): the list has the best interface first.
+    let is_one_card = |a: &Adapter, b: &Adapter| a.name == b.name && a.interface != b.interface;
     match named[..] {
         [adapter] => Ok(adapter),
+        [best, ref others @ ..] if others.iter().all(|other| is_one_card(best, other)) => Ok(best),
         [] => error(
             BackendErrorKind::Unavailable,
             format!("no adapter has `{selector}` as its number or in its name; this machine has {}", list()),
@@ -239,7 +243,7 @@ mod tests {
             workgroup_bytes: 1 << 15,
             workgroup_units: 1024,
             storage_bindings: 8,
-            place: Place { interface: 0, kind, number: index },
+            place: Place { interface: 0, kind, number: 0 },
         }
     }
 
@@ -276,6 +280,22 @@ mod tests {
             assert!(error.contains(" 0: NVIDIA GeForce RTX 4090 (Vulkan, discrete GPU); 1: "), "{error}");
             assert!(error.contains("; 2: llvmpipe"), "{error}");
         }
+    }
+
+    #[test]
+    fn choose_takes_the_best_interface_of_one_card() {
+        let mut adapters =
+            [adapter(0, "Radeon", AdapterKind::DiscreteGpu), adapter(1, "Radeon", AdapterKind::DiscreteGpu)];
+        assert!(choose(&adapters, Some("radeon")).is_err());
+        adapters[1].interface = "DirectX 12";
+        assert_eq!(choose(&adapters, Some("radeon")).unwrap().index, 0);
+    }
+
+    #[test]
+    fn choose_passes_over_what_cannot_be_opened() {
+        let adapters =
+            [adapter(0, "thing", AdapterKind::Other), adapter(1, "llvmpipe", AdapterKind::Software)];
+        assert_eq!(choose(&adapters, None).unwrap().index, 1);
     }
 
     #[test]

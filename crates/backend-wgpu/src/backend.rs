@@ -34,6 +34,8 @@ pub struct Options {
     /// Compose attention, norms, rotary embeddings and gates of Burn's operations in place of this crate's kernels:
     /// slower, and written by others.
     pub composed: bool,
+    /// Use no tensor larger than this, in bytes; `None`: as the adapter allows.
+    pub max_tensor_bytes: Option<u64>,
 }
 
 /// A graphics adapter as a smolvla backend. Clones are handles of the same device.
@@ -44,11 +46,12 @@ pub struct WgpuBackend {
     failures: Handle,
     transfers: Arc<Counters>,
     composed: bool,
+    max_tensor_bytes: u64,
     /// The device beneath Burn's.
     raw: burn_wgpu::wgpu::Device,
 }
 
-/// Copies between the host and the device.
+/// Copies of activations, masks and tables between the host and the device; weights are not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Transfers {
     /// Matrices and masks copied to the device.
@@ -157,7 +160,9 @@ impl WgpuBackend {
         } else {
             Execution::Native
         };
-        let composed = if options.composed { ", composed of Burn's operations" } else { "" };
+        // An adapter of fewer than eight storage buffers cannot be given all that attention reads.
+        let is_composed = options.composed || adapter.storage_bindings < ATTENTION_BINDINGS;
+        let composed = if is_composed { ", composed of Burn's operations" } else { "" };
         let identity = Identity {
             backend: NAME,
             device: format!("{} ({}, {}){composed}", adapter.name, adapter.interface, adapter.kind),
@@ -169,7 +174,8 @@ impl WgpuBackend {
             burn: BurnBackend::new(opened.device, identity),
             failures: opened.failures.handle(),
             transfers: Arc::default(),
-            composed: options.composed || adapter.storage_bindings < ATTENTION_BINDINGS,
+            composed: is_composed,
+            max_tensor_bytes: options.max_tensor_bytes.unwrap_or(u64::MAX).min(adapter.max_binding_bytes),
             adapter,
             raw: opened.raw,
         })
@@ -221,30 +227,31 @@ impl WgpuBackend {
         Ok(WgpuMatrix::from_burn(&self.compose(op, work)?))
     }
 
-    /// A tensor of `bytes` can be given to a shader.
-    fn fits(
+    /// Refuses an f32 activation of this shape that a shader could not be given.
+    fn fits(&self, op: &'static str, what: &str, rows: usize, cols: usize) -> Result<(), BackendError> {
+        self.fits_as(op, what, [rows, cols], 4, "use a smaller batch or fewer cameras")
+    }
+
+    fn fits_as(
         &self,
         op: &'static str,
         what: &str,
-        rows: usize,
-        cols: usize,
-        size: usize,
+        shape: [usize; 2],
+        element_bytes: u64,
+        advice: &str,
     ) -> Result<(), BackendError> {
-        let bytes = (rows as u64).saturating_mul(cols as u64).saturating_mul(size as u64);
-        let limit = self.adapter.max_binding_bytes;
+        let bytes = shape.iter().fold(element_bytes, |bytes, &size| bytes.saturating_mul(size as u64));
+        let limit = self.max_tensor_bytes;
         if bytes <= limit {
             return Ok(());
         }
-        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         Err(BackendError::new(
             NAME,
             op,
-            BackendErrorKind::OutOfMemory,
+            BackendErrorKind::Unsupported,
             format!(
-                "{what} of [{rows}, {cols}] takes {} MiB, more than the {} MiB that a shader can be given on this \
-                 adapter; use a smaller batch or fewer cameras",
-                mib(bytes),
-                mib(limit)
+                "{what} of {shape:?} takes {bytes} bytes, more than the {limit} that a shader can be given on this \
+                 adapter; {advice}"
             ),
         ))
     }
@@ -290,7 +297,7 @@ impl Backend for WgpuBackend {
             capabilities.precisions.push(Precision::F16);
         }
         capabilities.plans = plans::all(&capabilities.precisions);
-        capabilities.max_tensor_bytes = Some(self.adapter.max_binding_bytes);
+        capabilities.max_tensor_bytes = Some(self.max_tensor_bytes);
         if !self.adapter.f16 {
             capabilities.refusals.push((
                 Precision::F16,
@@ -305,8 +312,15 @@ impl Backend for WgpuBackend {
         source: &LinearSource<'_>,
         precision: Precision,
     ) -> Result<Self::Linear, BackendError> {
-        let size = if precision == Precision::F16 { 2 } else { 4 };
-        self.fits("prepare_linear", &source.name, source.outputs(), source.inputs(), size)?;
+        let (shape, bytes) =
+            ([source.outputs(), source.inputs()], if precision == Precision::F16 { 2 } else { 4 });
+        self.fits_as(
+            "prepare_linear",
+            &source.name,
+            shape,
+            bytes,
+            "use f16, another adapter or --backend cpu",
+        )?;
         match precision {
             Precision::F16 => self.compose("prepare_linear", || {
                 WgpuLinear::half(source, self.burn.device()).map_err(|message| {
@@ -324,7 +338,7 @@ impl Backend for WgpuBackend {
     }
 
     fn upload(&self, values: &[f32], rows: usize, cols: usize) -> Result<Self::Tensor, BackendError> {
-        self.fits("upload", "a matrix", rows, cols, 4)?;
+        self.fits("upload", "a matrix", rows, cols)?;
         self.count_upload(4 * values.len());
         self.burned("upload", || self.burn.upload(values, rows, cols))
     }
@@ -336,7 +350,7 @@ impl Backend for WgpuBackend {
         queries: usize,
         keys: usize,
     ) -> Result<Self::Mask, BackendError> {
-        self.fits("upload_mask", "a mask", batch * queries, keys, 4)?;
+        self.fits("upload_mask", "a mask", batch * queries, keys)?;
         let forbidden: Vec<f32> = allowed.iter().map(|allowed| f32::from(u8::from(!allowed))).collect();
         self.count_upload(4 * forbidden.len());
         self.enqueue("upload_mask", || {
@@ -362,18 +376,20 @@ impl Backend for WgpuBackend {
         weight: &Self::Linear,
         epilogue: Epilogue<'_, Self::Tensor>,
     ) -> Result<Self::Tensor, BackendError> {
-        self.fits("linear", "a result", x.rows(), weight.outputs(), 4)?;
-        let residual = epilogue.residual.map(WgpuMatrix::to_burn);
-        let epilogue = Epilogue { activation: epilogue.activation, residual: residual.as_ref() };
-        self.burned("linear", || match &weight.0 {
-            Weights::F32(weight) => self.burn.linear(&x.to_burn(), weight, epilogue),
-            Weights::F16 { weight, bias } => {
-                let product = <burn::backend::Dispatch as Kernels>::half_product(
-                    x.whole().into_dispatch(),
-                    weight.clone().into_dispatch(),
-                );
-                let product = Tensor::from_dispatch(product);
-                Ok(BurnBackend::finished(product, bias.clone(), &epilogue))
+        self.fits("linear", "a result", x.rows(), weight.outputs())?;
+        self.burned("linear", || {
+            let residual = epilogue.residual.map(WgpuMatrix::to_burn);
+            let epilogue = Epilogue { activation: epilogue.activation, residual: residual.as_ref() };
+            match &weight.0 {
+                Weights::F32(weight) => self.burn.linear(&x.to_burn(), weight, epilogue),
+                Weights::F16 { weight, bias } => {
+                    let product = <burn::backend::Dispatch as Kernels>::half_product(
+                        x.whole().into_dispatch(),
+                        weight.clone().into_dispatch(),
+                    );
+                    let product = Tensor::from_dispatch(product);
+                    Ok(BurnBackend::finished(product, bias.clone(), &epilogue))
+                }
             }
         })
     }
@@ -493,9 +509,12 @@ impl Backend for WgpuBackend {
     }
 
     fn concat_tokens(&self, parts: &[&Self::Tensor], batch: usize) -> Result<Self::Tensor, BackendError> {
-        let parts: Vec<BurnMatrix> = parts.iter().map(|part| part.to_burn()).collect();
-        let parts: Vec<&BurnMatrix> = parts.iter().collect();
-        self.burned("concat_tokens", || self.burn.concat_tokens(&parts, batch))
+        let rows = parts.iter().map(|part| part.rows()).sum();
+        self.fits("concat_tokens", "a result", rows, parts.first().map_or(0, |part| part.cols()))?;
+        self.burned("concat_tokens", || {
+            let parts: Vec<BurnMatrix> = parts.iter().map(|part| part.to_burn()).collect();
+            self.burn.concat_tokens(&parts.iter().collect::<Vec<_>>(), batch)
+        })
     }
 
     fn slice_rows(&self, x: &Self::Tensor, start: usize, count: usize) -> Result<Self::Tensor, BackendError> {
@@ -534,10 +553,11 @@ impl WgpuBackend {
         mask: Option<&WgpuMask>,
         shape: AttentionShape,
     ) -> Result<WgpuMatrix, BackendError> {
-        let segments: Vec<KeyValue<BurnMatrix>> =
-            segments.iter().map(|kv| KeyValue { key: kv.key.to_burn(), value: kv.value.to_burn() }).collect();
-        let segments: Vec<&KeyValue<BurnMatrix>> = segments.iter().collect();
         self.burned("attention", || {
+            let whole =
+                |kv: &&KeyValue<WgpuMatrix>| KeyValue { key: kv.key.to_burn(), value: kv.value.to_burn() };
+            let segments: Vec<KeyValue<BurnMatrix>> = segments.iter().map(whole).collect();
+            let segments: Vec<&KeyValue<BurnMatrix>> = segments.iter().collect();
             let mask = mask.map(|mask| {
                 let dims = [mask.batch(), 1, mask.queries(), mask.keys()];
                 BurnMask::new(mask.forbidden.clone().reshape(dims).not_equal_elem(0.0))

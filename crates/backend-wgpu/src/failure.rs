@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::error::Error;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use burn_wgpu::wgpu;
@@ -14,10 +14,13 @@ use crate::NAME;
 /// What went wrong on one device, in the order it was told.
 ///
 /// A number that was computed around a failure is worthless, and nothing says which were. So a failure spoils every
-/// [`Handle`] that was there when it happened, for good, and none that is taken later.
+/// [`Handle`] that was there when it happened, for good; one that is taken later only where the device was lost, which
+/// wgpu tells once and Burn cannot mend.
 #[derive(Debug, Default)]
 pub(crate) struct Failures {
     list: Mutex<Vec<Failure>>,
+    /// Why the device is gone, if it is.
+    lost: OnceLock<Failure>,
     /// The device, once it is watched.
     device: OnceLock<wgpu::Device>,
 }
@@ -37,8 +40,8 @@ impl Failures {
     /// it reports the loss.
     fn listen(&self) {
         if let Some(device) = self.device.get() {
-            // Whether all work is done is not asked here.
-            let _ = device.poll(wgpu::PollType::Poll);
+            // Whether all work is done is not asked here; what is reported meanwhile is in the list.
+            let _ = catch_unwind(AssertUnwindSafe(|| device.poll(wgpu::PollType::Poll)));
         }
     }
 
@@ -47,7 +50,8 @@ impl Failures {
         self.list().push(Failure { kind, message });
     }
 
-    /// Takes what wgpu reports when nobody asks for it. By default that is a panic on a thread that is not ours.
+    /// Takes what wgpu reports when nobody asks for it. By CubeCL's default that is a panic, with its text on standard
+    /// error; CubeCL counts on the unwinding, to take a kernel for failed and an allocation for not made.
     pub(crate) fn watch(self: &Arc<Self>, device: &wgpu::Device) {
         let failures = Arc::clone(self);
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
@@ -55,13 +59,25 @@ impl Failures {
                 wgpu::Error::OutOfMemory { .. } => BackendErrorKind::OutOfMemory,
                 _ => BackendErrorKind::Other,
             };
-            failures.push(kind, explained(kind, &error.to_string()));
+            let text = explained(kind, &error.to_string());
+            failures.push(kind, text.clone());
+            if failures.lost.get().is_none() {
+                // Without a word: it has been recorded.
+                resume_unwind(Box::new(text));
+            }
         }));
-        // In the place of CubeCL's own, which has later calls fail; every call here asks this list first.
+        // In the place of CubeCL's own, which has later calls fail; every call here asks for it first.
         let failures = Arc::clone(self);
         device.set_device_lost_callback(move |reason, message| {
             let text = format!("{reason:?}: {message}");
-            failures.push(BackendErrorKind::DeviceLost, explained(BackendErrorKind::DeviceLost, &text));
+            // wgpu gives a device up that is out of memory.
+            let kind = match kind_of(&message) {
+                BackendErrorKind::OutOfMemory => BackendErrorKind::OutOfMemory,
+                _ => BackendErrorKind::DeviceLost,
+            };
+            let message = explained(kind, &text);
+            tracing::error!("{NAME}: {message}");
+            let _ = failures.lost.set(Failure { kind, message });
         });
         let _ = self.device.set(device.clone());
     }
@@ -81,18 +97,18 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// Fails with what went wrong since this handle was taken: the loss of the device, else what came first.
+    /// Fails with the loss of the device, whenever that was, else with what first went wrong since this handle was taken.
     pub(crate) fn check(&self, op: &'static str) -> Result<(), BackendError> {
-        if self.failures.list().len() == self.seen {
-            return Ok(());
-        }
-        self.failures.listen();
-        let list = self.failures.list();
-        let new = &list[self.seen..];
-        let lost = new.iter().find(|failure| failure.kind == BackendErrorKind::DeviceLost);
-        match lost.or(new.first()) {
+        let first = || self.failures.list().get(self.seen).cloned();
+        let known = self.failures.lost.get().cloned().or_else(|| {
+            first().map(|failure| {
+                self.failures.listen();
+                self.failures.lost.get().cloned().unwrap_or(failure)
+            })
+        });
+        match known {
             None => Ok(()),
-            Some(Failure { kind, message }) => Err(BackendError::new(NAME, op, *kind, message.clone())),
+            Some(Failure { kind, message }) => Err(BackendError::new(NAME, op, kind, message)),
         }
     }
 
@@ -140,11 +156,13 @@ fn said(payload: &(dyn Any + Send)) -> String {
 /// What kind of failure a library's text is about: its types do not reach us.
 fn kind_of(text: &str) -> BackendErrorKind {
     let text = text.to_lowercase();
-    if text.contains("poisoned") || text.contains("device lost") || text.contains("device is lost") {
-        BackendErrorKind::DeviceLost
-    } else if text.contains("out of memory") || text.contains("outofmemory") || text.contains("buffertoobig")
-    {
+    // wgpu's own; CubeCL's for an allocation that failed, and for one larger than the device allows.
+    let memory =
+        ["out of memory", "out of device memory", "not enough memory", "can't allocate buffer of size"];
+    if memory.iter().any(|part| text.contains(part)) {
         BackendErrorKind::OutOfMemory
+    } else if text.contains("device is lost") || text.contains("device lost") {
+        BackendErrorKind::DeviceLost
     } else {
         BackendErrorKind::Other
     }
@@ -184,6 +202,15 @@ mod tests {
     }
 
     #[test]
+    fn a_lost_device_is_lost_for_handles_to_come() {
+        let failures = Arc::new(Failures::default());
+        let lost = Failure { kind: BackendErrorKind::DeviceLost, message: "gone".to_owned() };
+        failures.lost.set(lost).unwrap();
+        let error = failures.handle().check("upload").unwrap_err();
+        assert_eq!((error.kind, error.message.as_str()), (BackendErrorKind::DeviceLost, "gone"));
+    }
+
+    #[test]
     fn what_the_device_reports_comes_before_what_followed_from_it() {
         let failures = Arc::new(Failures::default());
         let handle = failures.handle();
@@ -199,9 +226,11 @@ mod tests {
     #[test]
     fn texts_of_the_libraries_are_told_apart() {
         for (text, kind) in [
-            ("The device is poisoned: Destroyed", BackendErrorKind::DeviceLost),
-            ("Not enough memory left: Out of Memory", BackendErrorKind::OutOfMemory),
-            ("shader is wrong", BackendErrorKind::Other),
+            ("Parent device is lost", BackendErrorKind::DeviceLost),
+            ("Out of Memory", BackendErrorKind::OutOfMemory),
+            ("out of device memory allocating 4096 bytes", BackendErrorKind::OutOfMemory),
+            ("can't allocate buffer of size: 4096", BackendErrorKind::OutOfMemory),
+            ("poisoned lock: another task failed inside", BackendErrorKind::Other),
         ] {
             assert_eq!(kind_of(text), kind, "{text}");
         }

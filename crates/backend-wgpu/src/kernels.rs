@@ -22,6 +22,10 @@ const UNITS: u32 = 64;
 /// Keys that a workgroup of attention reads at a time.
 const TILE: usize = 16;
 
+/// The score where attention is forbidden: below any other, and far enough from the least f32 that no difference of
+/// scores, nor its exponent to base 2, is infinite. Shaders may assume that there are no infinities.
+const FORBIDDEN: f32 = -1e30;
+
 /// Columns of a matrix: `start..start + cols`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Columns {
@@ -381,7 +385,7 @@ fn attend_kernel(
         wanted[d] = q[place] * scale;
         sums[d] = 0.0;
     }
-    let mut top = f32::new(f32::MIN);
+    let mut top = f32::new(FORBIDDEN);
     let mut weights = 0.0f32;
     let mut keys_tile = Shared::<[f32]>::new_slice(TILE * head_dim);
     let mut values_tile = Shared::<[f32]>::new_slice(TILE * head_dim);
@@ -421,7 +425,7 @@ fn attend_kernel(
                 let place = row * forbidden.stride(0) + (first + index) * forbidden.stride(1);
                 if forbidden[place] != 0.0 {
                     // Not -∞: where a query may attend nothing, all scores are equal.
-                    score = f32::new(f32::MIN);
+                    score = f32::new(FORBIDDEN);
                 }
             }
             scores[index] = score;

@@ -9,6 +9,8 @@
 //! folder. Attention, norms, rotary embeddings and gates are kernels of this crate. Everything between an observation
 //! and its chunk stays on the device ([`WgpuBackend::transfers`] counts).
 //!
+//! Opening the first adapter sets where CubeCL keeps its files, for the whole process.
+//!
 //! # Variables
 //! `SMOLVLA_CACHE` moves the folder of tuning results. `BURN_FUSION_MAX_EXPLORATIONS=0` turns Burn's fusion off, and
 //! `CUBECL_AUTOTUNE_LEVEL` (`minimal` to `full`) says how hard to tune.

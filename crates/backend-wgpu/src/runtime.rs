@@ -2,9 +2,9 @@
 //! opened once and shared.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::{env, fs};
+use std::{env, fs, io};
 
 use burn::tensor::Device;
 use burn_wgpu::wgpu;
@@ -35,6 +35,7 @@ pub(crate) fn open(adapter: &Adapter) -> Result<Opened, BackendError> {
 
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(device) = opened.get(&adapter.place) {
+        device.failures.handle().check("open")?;
         return Ok(device.clone());
     }
     if opened.is_empty() {
@@ -53,6 +54,15 @@ fn create(adapter: &Adapter) -> Result<Opened, BackendError> {
             format!("Burn cannot open adapter {adapter}; choose another, or use --backend cpu"),
         ));
     };
+    if cfg!(feature = "vulkan") && adapter.is_software() {
+        return Err(error(
+            BackendErrorKind::Unsupported,
+            format!(
+                "this build compiles for Vulkan through SPIR-V (`wgpu-vulkan`), which crashes software renderers such \
+                 as {adapter}; build with `--features wgpu`"
+            ),
+        ));
+    }
     let failures = Arc::new(Failures::default());
     let (device, setup) = failures.handle().run("open", || {
         Device::wgpu_options().device_kind(kind).graphics_api(adapter.graphics_api()).init_with_setup()
@@ -62,7 +72,7 @@ fn create(adapter: &Adapter) -> Result<Opened, BackendError> {
         return Err(error(
             BackendErrorKind::Unavailable,
             format!(
-                "asked for adapter {adapter}, the system gave `{name}`; adapters have changed: start again"
+                "asked for adapter {adapter}, the system gave `{name}`; adapters have changed: start the program again"
             ),
         ));
     }
@@ -85,7 +95,7 @@ pub(crate) fn cache_folder() -> Option<PathBuf> {
 fn keep_tuning() {
     // Reads its own configuration first, which names a folder too.
     let _ = CubeClRuntimeConfig::get();
-    let made = cache_folder().map(|folder| fs::create_dir_all(&folder).map(|()| folder));
+    let made = cache_folder().map(|folder| writable(&folder).map(|()| folder));
     match made {
         Some(Ok(folder)) => cubecl::environment::set_root(folder),
         Some(Err(error)) => {
@@ -93,4 +103,12 @@ fn keep_tuning() {
         }
         None => tracing::warn!("{NAME}: results of tuning will not be kept; set {CACHE} to a folder"),
     }
+}
+
+/// Makes the folder, and sees that files can be made in it.
+fn writable(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let probe = folder.join(format!(".probe-{}", std::process::id()));
+    fs::write(&probe, [])?;
+    fs::remove_file(probe)
 }

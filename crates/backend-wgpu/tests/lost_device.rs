@@ -1,10 +1,10 @@
-//! A device that goes away: every operation says so, and nothing panics or hangs. A program of its own, because the
-//! device is gone for the whole process.
+//! A device that goes away (here by being destroyed: a driver cannot be made to reset): every operation says so, and
+//! nothing panics or hangs. A program of its own, because the device is gone for the whole process.
 
 use std::process::ExitCode;
 
 use libtest_mimic::Failed;
-use smolvla_backend_wgpu::WgpuBackend;
+use smolvla_backend_wgpu::{Options, WgpuBackend};
 use smolvla_core::Backend;
 use smolvla_core::backend::BackendErrorKind;
 
@@ -39,6 +39,10 @@ fn lost(backend: &WgpuBackend) -> Result<(), Failed> {
         if !error.as_ref().is_some_and(is_lost) {
             return Err(Failed::from(format!("{op} after the device was lost: {error:?}")));
         }
+    }
+    match WgpuBackend::open(&Options::default()) {
+        Err(error) if error.kind == BackendErrorKind::DeviceLost => {}
+        other => return Err(Failed::from(format!("opening the lost device again: {other:?}"))),
     }
     Ok(())
 }

@@ -1,11 +1,12 @@
-//! Copies between the host and the device: an observation goes up, a chunk comes down, and nothing moves in between.
+//! Copies between the host and the device, as the backend counts them at its seam: an observation goes up, a chunk comes
+//! down, nothing is read back before that and nothing goes up between the steps.
 
 use std::process::ExitCode;
 
 use libtest_mimic::Failed;
-use smolvla_backend_wgpu::{Transfers, WgpuBackend};
+use smolvla_backend_wgpu::{Options, Transfers, WgpuBackend};
 use smolvla_core::checkpoint::{Checkpoint, LoadOptions};
-use smolvla_core::graph::{Observer, Site};
+use smolvla_core::graph::{Observer, Silent, Site};
 use smolvla_core::policy::{ChunkRequest, Noise, Observation, Policy, PolicyOptions, SmolVla};
 use smolvla_core::processor::Image;
 use smolvla_core::synth::{self, SynthOptions};
@@ -13,8 +14,10 @@ use smolvla_core::synth::{self, SynthOptions};
 mod support;
 
 fn main() -> ExitCode {
-    let tests: [(&str, support::Test); 1] =
-        [("one_observation_up_and_one_chunk_down", one_observation_up_and_one_chunk_down)];
+    let tests: [(&str, support::Test); 2] = [
+        ("one_observation_up_and_one_chunk_down", one_observation_up_and_one_chunk_down),
+        ("images_in_several_goes_give_the_same_actions", images_in_several_goes_give_the_same_actions),
+    ];
     support::main(tests.map(|(name, test)| (name.to_owned(), test)))
 }
 
@@ -85,6 +88,56 @@ fn one_observation_up_and_one_chunk_down(backend: &WgpuBackend) -> Result<(), Fa
     let pixels = (2 * 3 * side * side * 4) as u64;
     if !(11..=13).contains(&observation_up.0) || observation_up.1 < pixels {
         return Err(Failed::from(format!("an observation is {observation_up:?} uploads and bytes")));
+    }
+    Ok(())
+}
+
+/// Nine images through an adapter that has room for six.
+fn images_in_several_goes_give_the_same_actions(_: &WgpuBackend) -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let checkpoint = folder.path().join("policy");
+    synth::write(&SynthOptions::default(), &checkpoint, &mut |_, _| ())?;
+    let checkpoint = Checkpoint::open(&checkpoint, &LoadOptions::default())?;
+    let vision = &checkpoint.architecture.vision;
+    let actions = |goes: Option<usize>| -> Result<(Vec<f32>, u64), Failed> {
+        let mut options = Options::default();
+        let side = checkpoint.config.resize_imgs_with_padding.map_or(vision.image_size, |(width, _)| width);
+        let patches = (side / vision.patch_size).pow(2);
+        let widest = (3 * vision.hidden).max(vision.intermediate).max(3 * vision.patch_size.pow(2));
+        options.max_tensor_bytes = goes.map(|images| (4 * images * patches * widest) as u64);
+        let backend = WgpuBackend::open(&options)?;
+        let mut policy = SmolVla::open(backend.clone(), &checkpoint, &PolicyOptions::default(), &mut |_| ())?;
+        let info = policy.info().clone();
+        let observations: Vec<Observation> = (0..3u8)
+            .map(|number| {
+                let image = |camera: u8| {
+                    let value = 40 * number + 13 * camera;
+                    Image::from_rgb8("plain", side, side, vec![value; 3 * side * side])
+                };
+                Ok(Observation {
+                    images: (info.cameras.iter().zip(0..3))
+                        .map(|(camera, number)| Ok((camera.clone(), image(number)?)))
+                        .collect::<Result<_, Failed>>()?,
+                    state: vec![0.1; info.state_dim],
+                    task: "go".to_owned(),
+                })
+            })
+            .collect::<Result<_, Failed>>()?;
+        let before = backend.transfers().uploads;
+        let request = ChunkRequest { noise: Some(Noise::Seed(1)), steps: Some(2) };
+        let chunk = policy.predict_action_chunk(&observations, &request, &mut Silent)?;
+        Ok((chunk.actions, backend.transfers().uploads - before))
+    };
+    let (at_once, uploads) = actions(None)?;
+    let (in_goes, uploads_in_goes) = actions(Some(6))?;
+    if uploads_in_goes != uploads + 1 {
+        return Err(Failed::from(format!("{uploads} uploads at once, {uploads_in_goes} in two goes")));
+    }
+    let largest = at_once.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+    let difference = at_once.iter().zip(&in_goes).fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
+    // Products of other sizes may sum in another order.
+    if !(largest > 0.0 && difference <= 1e-4 * largest) {
+        return Err(Failed::from(format!("actions of up to {largest} are {difference} apart")));
     }
     Ok(())
 }

@@ -86,7 +86,8 @@ struct BackendReport {
 type AdapterReport = smolvla::wgpu::Adapter;
 /// There are none.
 #[cfg(not(feature = "wgpu"))]
-type AdapterReport = std::convert::Infallible;
+#[derive(Serialize)]
+enum AdapterReport {}
 
 #[derive(Serialize)]
 struct Machine {

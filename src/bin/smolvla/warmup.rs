@@ -42,11 +42,11 @@ pub(crate) struct Args {
     #[command(flatten, next_help_heading = "Computation")]
     precision: PrecisionArgs,
     /// How many cameras there will be images of; several numbers with commas between. By default all the policy has.
-    #[arg(long, value_name = "N,…", value_delimiter = ',', help_heading = "Computation")]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = count, help_heading = "Computation")]
     cameras: Vec<usize>,
     /// Observations predicted at once.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64), help_heading = "Computation")]
-    batch: u64,
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = count, help_heading = "Computation")]
+    batch: usize,
     /// Print one JSON object.
     #[arg(long, help_heading = "Output")]
     json: bool,
@@ -91,6 +91,14 @@ pub(crate) fn perform(console: Console, args: Args) -> Result<(), Failure> {
     }
 
     let checkpoint = args.checkpoint.open(console)?;
+    let there: Vec<&str> = checkpoint.config.cameras().collect();
+    if let Some(many) = args.cameras.iter().find(|many| **many > there.len()) {
+        return Err(Failure::input(format!(
+            "--cameras {many}: the policy has {}: {}",
+            counted(there.len()),
+            there.join(", ")
+        )));
+    }
     let task = console.task(format!("preparing weights on {}", capabilities.backend), Unit::Parts);
     let options = PolicyOptions { precision: precision.clone(), ..PolicyOptions::default() };
     let mut policy = device.load(&checkpoint, &options, &mut |progress| {
@@ -98,7 +106,6 @@ pub(crate) fn perform(console: Console, args: Args) -> Result<(), Failure> {
     })?;
     task.finish();
 
-    let batch = usize::try_from(args.batch).unwrap_or(1);
     let cameras = match &args.cameras[..] {
         [] => vec![policy.info().cameras.len()],
         cameras => cameras.to_vec(),
@@ -108,7 +115,7 @@ pub(crate) fn perform(console: Console, args: Args) -> Result<(), Failure> {
     let mut runs = Vec::new();
     for cameras in cameras {
         let mut warm_up = WarmUp::new(cameras);
-        (warm_up.batch, warm_up.repeats) = (batch, REPEATS);
+        (warm_up.batch, warm_up.repeats) = (args.batch, REPEATS);
         let what = format!("warming up for {}", counted(cameras));
         let total = (parts * (1 + REPEATS)) as u64;
         let progress =
@@ -123,10 +130,18 @@ pub(crate) fn perform(console: Console, args: Args) -> Result<(), Failure> {
         device: capabilities.device,
         emulated_by,
         precision: precision.to_string(),
-        batch,
+        batch: args.batch,
         runs,
     };
     console.result(&if args.json { to_json(&report)? } else { text(&report) })
+}
+
+/// How many of something, at least one and no slip of the finger; for clap.
+fn count(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|count| (1..=64).contains(count))
+        .ok_or("expected a whole number from 1 to 64".to_owned())
 }
 
 fn counted(cameras: usize) -> String {

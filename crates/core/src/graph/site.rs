@@ -124,8 +124,9 @@ pub trait Observer {
         false
     }
 
-    /// A value that [`Observer::wants`] asked for, row-major `[rows, cols]`. When cameras have images of
-    /// different sizes, the sites of the vision stage come once per camera.
+    /// A value that [`Observer::wants`] asked for, row-major `[rows, cols]`. The sites of the
+    /// vision stage come once for each group of images that goes through the tower together: cameras whose images have
+    /// different sizes are apart, and so are images beyond [`crate::Capabilities::max_tensor_bytes`].
     fn value(&mut self, site: Site, rows: usize, cols: usize, values: Vec<f32>) {
         let _ = (site, rows, cols, values);
     }

@@ -7,7 +7,7 @@ use super::pipeline::Normalizers;
 use super::{
     ActionChunk, ActionUnits, ChunkRequest, Noise, Observation, Pipeline, Policy, PolicyInfo, StageTiming,
 };
-use crate::backend::{Backend, BackendError, BackendErrorKind};
+use crate::backend::{Backend, BackendError, BackendErrorKind, Precision};
 use crate::checked::Checked;
 use crate::checkpoint::Checkpoint;
 use crate::config::{FeatureType, ImageSpecialTokens, NormalizationMode};
@@ -215,7 +215,15 @@ impl<B: Backend> Policy for SmolVla<B> {
                 self.info.capabilities.backend,
                 "denoise_step",
                 BackendErrorKind::Other,
-                format!("action value {index} is {}; nothing was returned", output.actions[index]),
+                format!(
+                    "action value {index} is {}; nothing was returned{}",
+                    output.actions[index],
+                    if self.info.precision.precisions().contains(&Precision::F16) {
+                        "; numbers beyond f16's range are infinite: try --precision f32"
+                    } else {
+                        ""
+                    }
+                ),
             )));
         }
         let (normalized, actions) = self.pipeline.finish(&output.actions)?;

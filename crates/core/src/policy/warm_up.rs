@@ -11,7 +11,8 @@ use crate::processor::Image;
 ///
 /// A device may compile and tune its kernels when it first meets a size ([`crate::Capabilities::static_shapes`]); the
 /// first chunk of a process can then take a hundred times as long as the next. Predicting chunks of black pictures with
-/// the sizes to come takes that time before the robot moves.
+/// the sizes to come takes that time before the robot moves. The pictures are [`super::PolicyInfo::image_side`] wide; where the
+/// configuration resizes none, images of another size are still new to the device.
 ///
 /// ```no_run
 /// # fn policy() -> Box<dyn smolvla_core::policy::Policy> { unimplemented!() }
