@@ -8,6 +8,8 @@ use crate::command::{self, cargo, succeeds};
 use crate::setup;
 
 #[derive(clap::Args)]
+// `test` has these arguments among its own.
+#[group(skip)]
 pub(crate) struct Arguments {
     /// Lint and document only this package (repeatable); licences are left out then
     #[arg(long, short, value_name = "NAME")]
