@@ -20,7 +20,8 @@
 //! - [`load`] is the short way from a folder or Hub repository to a [`policy::Policy`]; [`open`] and
 //!   [`Device::load`] are its two halves, with every option.
 //! - [`Device`] opens a backend by name at run time.
-//! - [`policy`] has the policy itself, its observations, requests and chunks of actions.
+//! - [`policy`] has the policy itself, its observations, requests and chunks of actions; [`policy::WarmUp`] has a GPU
+//!   compile and tune before a robot needs it. With the feature `wgpu`, `wgpu::adapters` lists the GPUs.
 //! - [`precision`] says in what numbers each layer computes: all alike, or by a plan.
 //! - [`checkpoint`] reads LeRobot's directories and says what is wrong with one; `hub` fetches them; [`synth`]
 //!   writes one with random weights, for tests and measurements.

@@ -562,11 +562,34 @@ fn bad_arguments_of_other_verbs_are_refused() {
 
 #[test]
 fn a_backend_that_cannot_be_opened_exits_with_1() {
-    let refusals = ["wgpu", "wgpu:0", "tt", "fpga"].map(|backend| {
+    let refusals = ["tt", "fpga"].map(|backend| {
         let culprits: &[&str] = &["yet", "--backend cpu", "hint: `smolvla doctor`"];
         (backend, Run::on(&TINY).and(["--backend", backend]).output(), 1, culprits)
     });
     assert_refused(refusals.into());
+}
+
+#[cfg(feature = "wgpu")]
+#[test]
+fn a_gpu_that_is_not_there_is_refused_with_what_is_there_or_how_to_get_one() {
+    let on = |backend: &str| command(&Run::on(&TINY).and(["--backend", backend]).args);
+    let named: &[&str] = &["wgpu: open: ", "adapter", "hint: `smolvla doctor`"];
+    let mut cases = vec![
+        ("a name", on("wgpu:no-such-card").output().unwrap(), 1, named),
+        ("a number", on("wgpu:1000").output().unwrap(), 1, named),
+    ];
+    // The variables hide Vulkan's drivers; Metal and DirectX have none such.
+    if cfg!(target_os = "linux") {
+        let bare = |backend: &str| {
+            let mut run = on(backend);
+            run.env("VK_DRIVER_FILES", "/nowhere.json").env("VK_ICD_FILENAMES", "/nowhere.json");
+            run.output().unwrap()
+        };
+        let none: &[&str] = &["no graphics adapter was found", "mesa-vulkan-drivers", "--backend cpu"];
+        cases.push(("no driver", bare("wgpu"), 1, none));
+        cases.push(("no driver for a number", bare("wgpu:0"), 1, none));
+    }
+    assert_refused(cases);
 }
 
 #[test]

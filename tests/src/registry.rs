@@ -15,7 +15,7 @@ pub fn candidates() -> Vec<Candidate> {
         Candidate::new("ndarray", || Ok(smolvla_backend_cpu::ndarray::open())),
         Candidate::new("wgpu", || smolvla_backend_wgpu::open(None)).too_slow_when_emulated(
             &["f32::end_to_end::base_one_camera"],
-            "a software renderer takes half a minute a chunk there; one camera is run, and a GPU runs all of it",
+            "a software renderer takes minutes for a first chunk there; one camera is run, and a GPU runs all of it",
         ),
         // The next two refuse to open until they are written; `Reference` stands for a type that does not exist yet.
         Candidate::new("tt", || -> Result<Reference, _> { match smolvla_backend_tt::open(None)? {} }),

@@ -180,7 +180,7 @@ fn describe(adapter: &wgpu::Adapter, place: Place) -> Adapter {
     }
 }
 
-/// The adapter that `selector` means: nothing, a number of the list, or a part of one's name.
+/// The adapter that `selector` means: nothing, a number of the list, or a part of one's name with a letter in it.
 pub(crate) fn choose<'a>(
     adapters: &'a [Adapter],
     selector: Option<&str>,
@@ -195,8 +195,10 @@ pub(crate) fn choose<'a>(
     if let Some(adapter) = selector.parse().ok().and_then(|index: usize| adapters.get(index)) {
         return Ok(adapter);
     }
+    // A number that is no adapter's must not open one whose name has a digit of it.
+    let is_name = selector.contains(char::is_alphabetic);
     let wanted = selector.to_lowercase();
-    let is_named = |adapter: &&Adapter| !wanted.is_empty() && adapter.name.to_lowercase().contains(&wanted);
+    let is_named = |adapter: &&Adapter| is_name && adapter.name.to_lowercase().contains(&wanted);
     let named: Vec<&Adapter> = adapters.iter().filter(is_named).collect();
     // One card behind several interfaces (Vulkan and DirectX 12 on Windows): the list has the best interface first.
     let is_one_card = |a: &Adapter, b: &Adapter| a.name == b.name && a.interface != b.interface;
@@ -205,7 +207,7 @@ pub(crate) fn choose<'a>(
         [best, ref others @ ..] if others.iter().all(|other| is_one_card(best, other)) => Ok(best),
         [] => error(
             BackendErrorKind::Unavailable,
-            format!("no adapter has `{selector}` as its number or in its name; this machine has {}", list()),
+            format!("no adapter has `{selector}` as its number or in its name; the adapters are {}", list()),
         ),
         _ => error(
             BackendErrorKind::InvalidArgument,
@@ -261,7 +263,7 @@ mod tests {
         let chosen = |selector| choose(&adapters, selector).unwrap().index;
         assert_eq!(chosen(None), 0);
         assert_eq!(chosen(Some("1")), 1);
-        assert_eq!(chosen(Some("3060")), 1);
+        assert_eq!(chosen(Some("rtx 3060")), 1);
         assert_eq!(chosen(Some("LLVMpipe")), 2);
     }
 
@@ -271,6 +273,8 @@ mod tests {
         for (selector, part) in [
             ("7", "no adapter has `7` as its number or in its name"),
             ("99999999999999999999999", "no adapter has `99999999999999999999999`"),
+            ("3060", "no adapter has `3060`"),
+            (" ", "no adapter has ` `"),
             ("radeon", "no adapter has `radeon`"),
             ("", "no adapter has ``"),
             ("nvidia", "in the names of 2 adapters"),

@@ -2,6 +2,7 @@
 //! opened once and shared.
 
 use std::collections::HashMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::{env, fs, io};
@@ -91,24 +92,66 @@ pub(crate) fn cache_folder() -> Option<PathBuf> {
 }
 
 /// Has CubeCL keep what it tunes in our cache folder; it would otherwise look for a Cargo project around the current
-/// folder. Without a folder that can be written, tuning is done anew in every process, and a warning says so.
+/// folder. Without a folder and a file that can be written, nothing is kept anywhere, and a warning says so.
 fn keep_tuning() {
-    // Reads its own configuration first, which names a folder too.
-    let _ = CubeClRuntimeConfig::get();
-    let made = cache_folder().map(|folder| writable(&folder).map(|()| folder));
-    match made {
-        Some(Ok(folder)) => cubecl::environment::set_root(folder),
-        Some(Err(error)) => {
-            tracing::warn!("{NAME}: results of tuning will not be kept: {error}; set {CACHE} to a folder");
-        }
-        None => tracing::warn!("{NAME}: results of tuning will not be kept; set {CACHE} to a folder"),
+    let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
+    let kept = match cache_folder() {
+        None => Err(format!("there is no cache folder; set {CACHE} to one")),
+        Some(folder) => match writable(&folder, &config.environment.name) {
+            Ok(()) => Ok(folder),
+            Err(error) => Err(format!("{}: {error}", folder.display())),
+        },
+    };
+    if let Err(reason) = &kept {
+        tracing::warn!("{NAME}: results of tuning will not be kept: {reason}");
+        config.autotune.disable_cache = true;
+        config.throughput.disable_cache = true;
+    }
+    // A program that has configured CubeCL itself keeps its configuration.
+    CubeClRuntimeConfig::try_set(config);
+    if let Ok(folder) = kept {
+        cubecl::environment::set_root(folder);
     }
 }
 
-/// Makes the folder, and sees that files can be made in it.
-fn writable(folder: &Path) -> io::Result<()> {
+/// Makes the folder, and sees that files can be made in it and that what is there is a database that can be written.
+/// CubeCL would do without in silence, and tune anew in every process.
+fn writable(folder: &Path, environment: &str) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     let probe = folder.join(format!(".probe-{}", std::process::id()));
     fs::write(&probe, [])?;
-    fs::remove_file(probe)
+    fs::remove_file(probe)?;
+    let name = format!("{environment}.db");
+    let mut file = match fs::OpenOptions::new().read(true).write(true).open(folder.join(&name)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened.map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))?,
+    };
+    let mut head = Vec::new();
+    (&mut file).take(HEAD.len() as u64).read_to_end(&mut head)?;
+    if head.is_empty() || head == HEAD {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("{name} is damaged: delete it")))
+}
+
+/// What every SQLite file begins with (sqlite.org, "Database File Format", 1.3).
+const HEAD: &[u8] = b"SQLite format 3\0";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_kept_to_only_where_its_database_can_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("a/b");
+        writable(&inner, "default").unwrap();
+        assert_eq!(fs::read_dir(&inner).unwrap().count(), 0);
+        fs::write(inner.join("default.db"), [HEAD, b"and more"].concat()).unwrap();
+        writable(&inner, "default").unwrap();
+        fs::write(inner.join("default.db"), "not a database at all").unwrap();
+        assert_eq!(writable(&inner, "default").unwrap_err().to_string(), "default.db is damaged: delete it");
+        writable(&inner, "other").unwrap();
+        assert!(writable(Path::new("/proc/none"), "default").is_err());
+    }
 }

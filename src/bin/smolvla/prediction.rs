@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use smolvla::Device;
+use smolvla::backend::Execution;
 use smolvla::checkpoint::Checkpoint;
 use smolvla::graph::{Observer, Site};
 use smolvla::policy::{
@@ -78,7 +79,16 @@ impl Prediction {
 
 /// Loads the policy onto the device and predicts one chunk.
 pub(crate) fn predict(console: Console, checkpoint: &Checkpoint, job: Job) -> Result<Prediction, Failure> {
-    let backend = job.device.capabilities().backend;
+    let capabilities = job.device.capabilities();
+    let backend = capabilities.backend;
+    if let Execution::Emulated(by) = &capabilities.execution {
+        console.note(&format!("EMULATED by {by}; timings say nothing about the device"));
+    }
+    if capabilities.static_shapes {
+        console.note(&format!(
+            "times below include what {backend} compiles and tunes at first; `smolvla warmup` gives those of later chunks"
+        ));
+    }
     if backend == "reference" {
         console.note(
             "the reference backend is slow (minutes a chunk at full size); it is for checking the others",
