@@ -14,14 +14,14 @@ use crate::processor::Image;
 /// the sizes to come takes that time before the robot moves. The pictures are [`super::PolicyInfo::image_side`] wide; where the
 /// configuration resizes none, images of another size are still new to the device.
 ///
-/// ```no_run
-/// # fn policy() -> Box<dyn smolvla_core::policy::Policy> { unimplemented!() }
+/// ```
+/// # fn example(policy: &mut dyn smolvla_core::policy::Policy) -> smolvla_core::Result<()> {
 /// use smolvla_core::policy::WarmUp;
 ///
-/// let mut policy = policy();
-/// let times = WarmUp::new(2).run(&mut *policy)?;
+/// let times = WarmUp::new(2).run(policy)?;
 /// println!("first chunk {:?}, from now on {:?}", times.first, times.steady);
-/// # Ok::<(), smolvla_core::Error>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
