@@ -27,6 +27,8 @@
 //!   writes one with random weights, for tests and measurements.
 //! - [`processor`] turns observations into what the network takes and its results into joint units.
 //! - [`graph`] is what SmolVLA computes, written once over [`Backend`]; [`sampler`] the denoising schedule.
+//! - [`cost`] says what the model costs on a device (arithmetic, traffic, storage, time), from the graph that runs, which
+//!   [`mod@count`] counts.
 //! - [`mod@reference`] is the slow backend of plain loops that every other one is judged by.
 //!
 //! This crate knows no vendor and no kernels: those are the backends' own crates.
@@ -52,7 +54,7 @@ mod source;
 pub use smolvla_core::hub;
 pub use smolvla_core::{
     Backend, BackendError, Capabilities, Checked, Error, Precision, PrecisionPlan, Result, backend, checked,
-    checkpoint, config, graph, policy, precision, processor, reference, sampler, synth, weights,
+    checkpoint, config, cost, count, graph, policy, precision, processor, reference, sampler, synth, weights,
 };
 
 pub use device::{BACKENDS, BackendEntry, Device};

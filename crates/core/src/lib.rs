@@ -6,6 +6,8 @@ pub mod backend;
 pub mod checked;
 pub mod checkpoint;
 pub mod config;
+pub mod cost;
+pub mod count;
 mod error;
 pub mod graph;
 #[cfg(feature = "hub")]

@@ -142,6 +142,19 @@ impl Checkpoint {
         })
     }
 
+    /// The configuration of a checkpoint folder and the sizes that follow from it; nothing else in it is read.
+    ///
+    /// # Errors
+    /// [`Error::Config`], [`Error::Corrupt`] and [`Error::Io`], as [`Checkpoint::open`].
+    pub fn sizes(folder: &Path, options: &LoadOptions) -> Result<(PolicyConfig, Architecture)> {
+        check_folder(folder)?;
+        let config_file = folder.join(CONFIG);
+        let (config, _) = policy::read(&config_file)?;
+        let vlm = source::vlm_config(folder, &config, options)?;
+        let architecture = Architecture::new(&config, &vlm, &config_file)?;
+        Ok((config, architecture))
+    }
+
     /// The policy's `config.json`.
     pub fn config_file(&self) -> PathBuf {
         self.folder.join(CONFIG)

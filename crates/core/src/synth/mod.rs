@@ -117,6 +117,40 @@ pub fn write(options: &SynthOptions, out: &Path, progress: &mut dyn FnMut(u64, u
     Ok(report(false))
 }
 
+/// The configuration and sizes of the checkpoint that [`write()`] would write, without writing it.
+///
+/// # Errors
+/// As [`write()`], but for those about files.
+///
+/// ```
+/// use smolvla_core::synth::{self, Size, SynthOptions};
+///
+/// let options = SynthOptions { size: Size::Base, ..SynthOptions::default() };
+/// let (policy, architecture) = synth::sizes(&options)?;
+/// assert_eq!((policy.num_steps, architecture.expert.hidden), (10, 720));
+/// # Ok::<(), smolvla_core::Error>(())
+/// ```
+pub fn sizes(options: &SynthOptions) -> Result<(PolicyConfig, Architecture)> {
+    let (_, _, policy, architecture) = configure(options)?;
+    Ok((policy, architecture))
+}
+
+/// Both `config.json` files, the policy's with its overrides, and what they mean.
+fn configure(options: &SynthOptions) -> Result<(Map<String, Value>, Value, PolicyConfig, Architecture)> {
+    let mut config = config::policy(options.size);
+    for (key, value) in &options.overrides {
+        let Some(known) = config.get_mut(key) else {
+            return Err(Error::input("overrides", format!("config.json has no key `{key}`")));
+        };
+        known.clone_from(value);
+    }
+    let vlm = config::vlm(options.size);
+    let (policy_config, _) = policy::parse(Path::new("config.json"), &Value::Object(config.clone()))?;
+    let vlm_config = VlmConfig::parse(Path::new("vlm/config.json"), &vlm)?;
+    let architecture = Architecture::new(&policy_config, &vlm_config, Path::new("config.json"))?;
+    Ok((config, vlm, policy_config, architecture))
+}
+
 /// Everything but the bytes of the weights.
 struct Plan {
     /// Small files by their path in the folder.
@@ -127,17 +161,7 @@ struct Plan {
 
 impl Plan {
     fn new(options: &SynthOptions) -> Result<Self> {
-        let mut config = config::policy(options.size);
-        for (key, value) in &options.overrides {
-            let Some(known) = config.get_mut(key) else {
-                return Err(Error::input("overrides", format!("config.json has no key `{key}`")));
-            };
-            known.clone_from(value);
-        }
-        let vlm = config::vlm(options.size);
-        let (policy_config, _) = policy::parse(Path::new("config.json"), &Value::Object(config.clone()))?;
-        let vlm_config = VlmConfig::parse(Path::new("vlm/config.json"), &vlm)?;
-        let architecture = Architecture::new(&policy_config, &vlm_config, Path::new("config.json"))?;
+        let (config, vlm, policy_config, architecture) = configure(options)?;
 
         let mut files = vec![
             ("config.json".to_owned(), config::to_bytes(&Value::Object(config.clone()), 4)),

@@ -1,0 +1,932 @@
+//! A backend that counts instead of computing: its tensors are shapes.
+//!
+//! [`Counter`] runs the very graph that other backends run ([`crate::graph`]) and writes down each operation: its
+//! matrix products, its other arithmetic, the weights and tensors it reads and what it leaves behind. [`count()`] does
+//! that for a [`Workload`] and yields a [`Trace`], from which [`crate::cost`] derives traffic, storage and time. Nothing
+//! here knows a number format or a device.
+//!
+//! What is counted, and how:
+//!
+//! - **Products**: a linear layer is one product `rows × inputs × outputs`; an attention is two for each observation and
+//!   head, `queries × head_dim × keys` and `queries × keys × head_dim`, every pair counted, masked or not.
+//! - **Other arithmetic**, an addition, multiplication, comparison, exponential or root being one operation each:
+//!   bias, residual, scale 1 an element; `axpy` 2; rotary embedding 3; RMS norm 4; layer norm 7; SiLU 4; gate of a SwiGLU 5;
+//!   GELU (tanh) 8; softmax 6 a score (scale, largest, difference, exponential, sum, division) and 1 more under a mask.
+//! - Masks are not counted as traffic: they follow from a few lengths. Views (columns of a fused product, rows of a
+//!   batch) move nothing.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::backend::{
+    Activation, AttentionMask, AttentionShape, Backend, BackendError, Capabilities, Epilogue, Matrix,
+    Precision, Prepared,
+};
+use crate::checkpoint::{self, ExpectedTensor};
+use crate::config::{Architecture, ImageSpecialTokens, PolicyConfig};
+use crate::error::{Error, Result};
+use crate::graph::{
+    self, CameraInput, DenoiseContext, Expert, ExpertLayer, KeyValue, ModelInput, Observer, Parameters,
+    PrefixLayout, Site, Stage, TextLayer, TextLayerOutput, VisionLayer,
+};
+use crate::precision::PrecisionPlan;
+use crate::weights::{LinearSource, StorageType, TensorView};
+
+/// Most pictures in one count: their pixels pass through the graph's own cutting into patches.
+const MOST_IMAGES: usize = 64;
+/// Most denoising steps, as in [`crate::policy`].
+const MOST_STEPS: usize = 1000;
+/// Most instruction tokens; the language model's own limit.
+const MOST_PROMPT_TOKENS: usize = 8192;
+/// Most actions in a chunk.
+const MOST_CHUNK: usize = 4096;
+
+/// A part of the model, as cost tables divide it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// Patch embedding and vision tower.
+    Vision,
+    /// Pixel shuffle and projection to image tokens.
+    Connector,
+    /// Prefix and language model.
+    Text,
+    /// The expert's projections of the prefix's keys and values, the same in every denoising step.
+    CrossKv,
+    /// Denoising steps of the action expert.
+    Expert,
+}
+
+impl Part {
+    /// Every part, in the order of execution.
+    pub const ALL: [Self; 5] = [Self::Vision, Self::Connector, Self::Text, Self::CrossKv, Self::Expert];
+
+    /// The name used in tables and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vision => "vision",
+            Self::Connector => "connector",
+            Self::Text => "text",
+            Self::CrossKv => "cross_kv",
+            Self::Expert => "expert",
+        }
+    }
+
+    /// The stage that timings of a run put it into.
+    pub fn stage(self) -> Stage {
+        match self {
+            Self::Vision | Self::Connector => Stage::Vision,
+            Self::Text | Self::CrossKv => Stage::Prefill,
+            Self::Expert => Stage::Denoise,
+        }
+    }
+}
+
+/// What is to be computed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Observations in the batch.
+    pub batch: usize,
+    /// Cameras of an observation.
+    pub cameras: usize,
+    /// Whether all images go through the vision tower as one batch, as the graph does; otherwise one by one.
+    pub images_together: bool,
+    /// Tokens of the instruction.
+    pub prompt_tokens: usize,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Actions in a chunk; `None`: as the policy says.
+    pub chunk: Option<usize>,
+}
+
+impl Workload {
+    /// One observation of one camera with the policy's own numbers: an instruction of full length, its steps, its chunk.
+    pub fn of(policy: &PolicyConfig) -> Self {
+        Self {
+            batch: 1,
+            cameras: 1,
+            images_together: true,
+            prompt_tokens: policy.tokenizer_max_length,
+            steps: policy.num_steps,
+            chunk: None,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        within("batch", self.batch, MOST_IMAGES)?;
+        within("cameras", self.cameras, MOST_IMAGES)?;
+        within("prompt", self.prompt_tokens, MOST_PROMPT_TOKENS)?;
+        within("steps", self.steps, MOST_STEPS)?;
+        if let Some(chunk) = self.chunk {
+            within("chunk", chunk, MOST_CHUNK)?;
+        }
+        if self.batch * self.cameras > MOST_IMAGES {
+            return Err(Error::input(
+                "cameras",
+                format!(
+                    "{} with a batch of {} are {} pictures; expected at most {MOST_IMAGES} in all",
+                    self.cameras,
+                    self.batch,
+                    self.batch * self.cameras
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn within(field: &str, value: usize, most: usize) -> Result<()> {
+    if (1..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::input(field, format!("{value}; expected 1 to {most}")))
+}
+
+/// Everything a chunk takes, in order of execution.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trace {
+    /// The operations.
+    pub ops: Vec<Op>,
+    /// The tensors they are about, by their number.
+    pub tensors: Vec<TensorInfo>,
+    /// Tokens of the prefix.
+    pub prefix_tokens: usize,
+    /// What was counted.
+    pub workload: Workload,
+}
+
+/// One operation of the graph.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Op {
+    /// Which.
+    pub kind: OpKind,
+    /// The part of the model.
+    pub part: Part,
+    /// The layer it belongs to, or what stands in its place: `vision.layers.3`, `connector`, `expert.suffix`.
+    pub layer: Arc<str>,
+    /// Its own name within the layer: that of the linear layer, else the operation's.
+    pub name: Arc<str>,
+    /// Whether it is part of the layer's MLP rather than of its attention.
+    pub is_mlp: bool,
+    /// The denoising step.
+    pub step: Option<usize>,
+    /// Matrix products in it.
+    pub products: Vec<Product>,
+    /// Operations beside the products.
+    pub elementwise: u64,
+    /// The weight it reads, if it is a linear layer or a table.
+    pub weight: Option<Weight>,
+    /// Elements of biases that it reads.
+    pub biases: u64,
+    /// Attention scores it makes and uses up.
+    pub scores: u64,
+    /// Tensors it reads.
+    pub inputs: Vec<usize>,
+    /// Tensors it makes.
+    pub outputs: Vec<usize>,
+}
+
+impl Op {
+    /// Multiply-accumulates of its products.
+    pub fn macs(&self) -> u64 {
+        self.products.iter().map(Product::macs).sum()
+    }
+}
+
+/// Kinds of operations, as [`Backend`] has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum OpKind {
+    /// [`Backend::linear`].
+    Linear,
+    /// [`Backend::attention`].
+    Attention,
+    /// [`Backend::layer_norm`].
+    LayerNorm,
+    /// [`Backend::rms_norm`].
+    RmsNorm,
+    /// [`Backend::rope`].
+    Rope,
+    /// [`Backend::activate`].
+    Activate,
+    /// [`Backend::silu_mul`].
+    SiluMul,
+    /// [`Backend::scale`].
+    Scale,
+    /// [`Backend::axpy`].
+    Axpy,
+    /// [`Backend::embed_rows`].
+    EmbedRows,
+    /// [`Backend::concat_tokens`].
+    ConcatTokens,
+    /// [`Backend::pixel_shuffle`].
+    PixelShuffle,
+    /// [`Backend::slice_rows`] and [`Backend::split_cols`]: a view, nothing moves.
+    View,
+    /// [`Backend::upload`] during a run.
+    Upload,
+    /// [`Backend::download`].
+    Download,
+}
+
+impl OpKind {
+    /// The name used in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Attention => "attention",
+            Self::LayerNorm => "layer_norm",
+            Self::RmsNorm => "rms_norm",
+            Self::Rope => "rope",
+            Self::Activate => "activate",
+            Self::SiluMul => "silu_mul",
+            Self::Scale => "scale",
+            Self::Axpy => "axpy",
+            Self::EmbedRows => "embed_rows",
+            Self::ConcatTokens => "concat_tokens",
+            Self::PixelShuffle => "pixel_shuffle",
+            Self::View => "view",
+            Self::Upload => "upload",
+            Self::Download => "download",
+        }
+    }
+
+    /// Whether a device does anything for it.
+    pub fn is_work(self) -> bool {
+        !matches!(self, Self::View | Self::Upload | Self::Download)
+    }
+}
+
+/// `count` matrix products `[rows, depth]·[depth, cols]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Product {
+    /// How many of this shape.
+    pub count: u64,
+    /// Rows of the result.
+    pub rows: u64,
+    /// Length of the sums.
+    pub depth: u64,
+    /// Columns of the result.
+    pub cols: u64,
+}
+
+impl Product {
+    /// Multiply-accumulates.
+    pub fn macs(&self) -> u64 {
+        self.count * self.rows * self.depth * self.cols
+    }
+}
+
+/// A weight that an operation reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Weight {
+    /// Its path in the graph, see [`layer_paths`](crate::graph::layer_paths).
+    pub path: Arc<str>,
+    /// Elements read: all of a linear layer, of a table the rows asked for.
+    pub elements: u64,
+    /// Rows among them, each the weights of one output: quantisation gives each scales of its own.
+    pub rows: u64,
+}
+
+/// What a tensor is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// A gain, a bias or position embeddings: part of the checkpoint.
+    Parameter,
+    /// Comes from the host for this chunk.
+    Input,
+    /// Passes between operations.
+    Activation,
+    /// Keys or values of the prefix, kept for the denoising steps.
+    Cache,
+}
+
+/// A tensor of the trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+    /// What it is for.
+    pub role: Role,
+    /// The tensor it is a part of, for a view.
+    pub view_of: Option<usize>,
+}
+
+impl TensorInfo {
+    /// Number of elements.
+    pub fn elements(&self) -> u64 {
+        self.rows as u64 * self.cols as u64
+    }
+}
+
+/// Counts a chunk of the policy by running its graph on shapes.
+///
+/// The first chunk is counted, which computes what depends on the number of steps alone (`expert.time_in_time`);
+/// [`crate::cost::TimeMlp`] says what becomes of it.
+///
+/// # Errors
+/// [`Error::Input`] naming the field of the workload that is out of range; [`Error::Config`] or [`Error::Backend`] where
+/// the sizes do not fit one another.
+pub fn count(policy: &PolicyConfig, architecture: &Architecture, workload: &Workload) -> Result<Trace> {
+    count_on(policy, architecture, workload, |counter| counter)
+}
+
+/// [`count()`] with the instruction that makes the prefix as long as `prefix_tokens`, for comparisons with runs whose
+/// prefix is known.
+///
+/// # Errors
+/// As [`count()`]; [`Error::Input`] when so few tokens leave none for an instruction.
+pub fn count_with_prefix(
+    policy: &PolicyConfig,
+    architecture: &Architecture,
+    workload: &Workload,
+    prefix_tokens: usize,
+) -> Result<Trace> {
+    let cheap = Workload { prompt_tokens: 1, steps: 1, ..workload.clone() };
+    let others = count(policy, architecture, &cheap)?.prefix_tokens - 1;
+    if prefix_tokens <= others {
+        return Err(Error::input(
+            "prefix_tokens",
+            format!(
+                "{prefix_tokens}; {others} of them are images and state, and none is left for the instruction"
+            ),
+        ));
+    }
+    count(policy, architecture, &Workload { prompt_tokens: prefix_tokens - others, ..workload.clone() })
+}
+
+/// [`count()`] on a backend that wraps the counter.
+pub(crate) fn count_on<B: Backend>(
+    policy: &PolicyConfig,
+    architecture: &Architecture,
+    workload: &Workload,
+    wrap: impl FnOnce(Counter) -> B,
+) -> Result<Trace> {
+    workload.check()?;
+    let mut architecture = architecture.clone();
+    if let Some(chunk) = workload.chunk {
+        architecture.chunk_size = chunk;
+    }
+    if policy.add_image_special_tokens && architecture.image_special_tokens.is_none() {
+        // How many there are matters, not which.
+        architecture.image_special_tokens = Some(ImageSpecialTokens { fake: 0, global: 0 });
+    }
+    let shapes = Shapes::new(checkpoint::expected(policy, &architecture));
+    let mut counter = Counter::default();
+    if !workload.images_together {
+        counter.max_tensor_bytes = Some(1);
+    }
+    let state = Arc::clone(&counter.state);
+    let plan = PrecisionPlan::from(Precision::F32);
+    let mut model = graph::load(wrap(counter), &architecture, &plan, &shapes, &mut |_| ())?;
+
+    let side = policy.resize_imgs_with_padding.map_or(architecture.vision.image_size, |(width, _)| width);
+    let image = vec![0.0; architecture.vision.channels * side * side];
+    let camera =
+        CameraInput { side, images: vec![image; workload.batch], present: vec![true; workload.batch] };
+    let tokens = workload.batch * workload.prompt_tokens;
+    let input = ModelInput {
+        batch: workload.batch,
+        cameras: vec![camera; workload.cameras],
+        tokens: vec![0; tokens],
+        token_mask: vec![true; tokens],
+        token_length: workload.prompt_tokens,
+        state: vec![0.0; workload.batch * architecture.max_state_dim],
+        noise: vec![0.0; workload.batch * architecture.chunk_size * architecture.max_action_dim],
+        steps: workload.steps,
+        prefix_length: 0,
+        layout: PrefixLayout::Packed,
+    };
+    lock(&state).running = true;
+    let output = model.run(&input, &mut Scopes { state: Arc::clone(&state) })?;
+    let mut state = lock(&state);
+    Ok(Trace {
+        ops: std::mem::take(&mut state.ops),
+        tensors: std::mem::take(&mut state.tensors),
+        prefix_tokens: output.prefix_tokens,
+        workload: workload.clone(),
+    })
+}
+
+/// Parameters of the right shapes without values.
+struct Shapes {
+    tensors: HashMap<String, (usize, usize)>,
+    /// Zeros for the largest of them. Never touched, so that the operating system never provides it.
+    zeros: Vec<u8>,
+}
+
+impl Shapes {
+    fn new(expected: Vec<ExpectedTensor>) -> Self {
+        let tensors: HashMap<_, _> = expected
+            .into_iter()
+            .map(|tensor| {
+                let shape = tensor.shape();
+                let matrix = match shape[..] {
+                    [cols] => (1, cols),
+                    _ => (shape[0], shape[1..].iter().product()),
+                };
+                (tensor.name, matrix)
+            })
+            .collect();
+        let largest = tensors.values().map(|(rows, cols)| rows * cols).max().unwrap_or(0);
+        Self { tensors, zeros: vec![0; largest * StorageType::Bf16.size_bytes()] }
+    }
+}
+
+impl Parameters for Shapes {
+    fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
+        let absent = |reason: &str| Error::Tensor {
+            file: "the architecture".into(),
+            tensor: name.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let (rows, cols) = *self.tensors.get(name).ok_or_else(|| absent("has no such parameter"))?;
+        let bytes = &self.zeros[..rows * cols * StorageType::Bf16.size_bytes()];
+        TensorView::new(StorageType::Bf16, rows, cols, bytes).ok_or_else(|| absent("has no size"))
+    }
+}
+
+/// The backend of shapes; see the [module documentation](self).
+#[derive(Debug, Default)]
+pub struct Counter {
+    state: Arc<Mutex<State>>,
+    max_tensor_bytes: Option<u64>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Whether parameters are all there, and operations are to be counted.
+    running: bool,
+    stage: Stage,
+    part: Part,
+    layer: Arc<str>,
+    is_mlp: bool,
+    step: Option<usize>,
+    ops: Vec<Op>,
+    tensors: Vec<TensorInfo>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            running: false,
+            stage: Stage::Vision,
+            part: Part::Vision,
+            layer: "vision.embeddings".into(),
+            is_mlp: false,
+            step: None,
+            ops: Vec::new(),
+            tensors: Vec::new(),
+        }
+    }
+}
+
+impl State {
+    fn enter(&mut self, part: Part, layer: impl Into<Arc<str>>) {
+        self.part = part;
+        self.layer = layer.into();
+        self.is_mlp = false;
+    }
+
+    fn tensor(&mut self, rows: usize, cols: usize, role: Role, view_of: Option<usize>) -> Shape {
+        let id = self.tensors.len();
+        self.tensors.push(TensorInfo { rows, cols, role, view_of });
+        Shape { id, rows, cols }
+    }
+
+    fn op(&mut self, kind: OpKind, name: impl Into<Arc<str>>) -> Op {
+        Op {
+            kind,
+            part: self.part,
+            layer: Arc::clone(&self.layer),
+            name: name.into(),
+            is_mlp: self.is_mlp,
+            step: self.step,
+            products: Vec::new(),
+            elementwise: 0,
+            weight: None,
+            biases: 0,
+            scores: 0,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+        }
+    }
+}
+
+/// A panic elsewhere cannot leave a half-written operation behind: each is pushed whole.
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Follows the graph's sites, to know which part the next operation belongs to.
+struct Scopes {
+    state: Arc<Mutex<State>>,
+}
+
+impl Observer for Scopes {
+    fn reached(&mut self, site: Site) {
+        let mut state = lock(&self.state);
+        match site {
+            Site::VisionLayer(_) => state.enter(Part::Vision, "vision.norm"),
+            Site::VisionOutput => state.enter(Part::Connector, "connector"),
+            Site::PrefixEmbeddings => state.enter(Part::Text, "text"),
+            Site::TextValue(_) => state.enter(Part::CrossKv, "expert.cross_kv"),
+            Site::Actions { step } => {
+                state.step = Some(step);
+                state.enter(Part::Expert, "expert.euler");
+            }
+            _ => (),
+        }
+    }
+}
+
+/// A tensor of [`Counter`]: its shape and its number.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    id: usize,
+    rows: usize,
+    cols: usize,
+}
+
+impl Matrix for Shape {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+    fn cols(&self) -> usize {
+        self.cols
+    }
+}
+
+/// A linear layer or table of [`Counter`].
+#[derive(Clone, Debug)]
+pub struct ShapeOfWeight {
+    path: Arc<str>,
+    inputs: usize,
+    outputs: usize,
+    biased: bool,
+    precision: Precision,
+}
+
+impl Prepared for ShapeOfWeight {
+    fn inputs(&self) -> usize {
+        self.inputs
+    }
+    fn outputs(&self) -> usize {
+        self.outputs
+    }
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+}
+
+impl ShapeOfWeight {
+    fn new(source: &LinearSource<'_>, inputs: usize, outputs: usize, precision: Precision) -> Self {
+        let biased = !source.biases.is_empty();
+        Self { path: source.path.as_str().into(), inputs, outputs, biased, precision }
+    }
+
+    /// `vision.layers.3` and `qkv`.
+    fn layer_and_name(&self) -> (&str, &str) {
+        self.path.rsplit_once('.').unwrap_or(("", &self.path))
+    }
+}
+
+/// A mask of [`Counter`].
+#[derive(Clone, Copy, Debug)]
+pub struct ShapeOfMask {
+    batch: usize,
+    queries: usize,
+    keys: usize,
+}
+
+impl AttentionMask for ShapeOfMask {
+    fn batch(&self) -> usize {
+        self.batch
+    }
+    fn queries(&self) -> usize {
+        self.queries
+    }
+    fn keys(&self) -> usize {
+        self.keys
+    }
+}
+
+impl Counter {
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// An operation with one result.
+    fn one(
+        &self,
+        kind: OpKind,
+        inputs: &[&Shape],
+        (rows, cols): (usize, usize),
+        elementwise_an_element: u64,
+    ) -> Shape {
+        self.named(kind, kind.name(), inputs, (rows, cols), elementwise_an_element)
+    }
+
+    fn named(
+        &self,
+        kind: OpKind,
+        name: &str,
+        inputs: &[&Shape],
+        (rows, cols): (usize, usize),
+        elementwise_an_element: u64,
+    ) -> Shape {
+        let mut state = self.state();
+        let result = state.tensor(rows, cols, Role::Activation, None);
+        let mut op = state.op(kind, name);
+        op.elementwise = elementwise_an_element * (rows * cols) as u64;
+        op.inputs = inputs.iter().map(|x| x.id).collect();
+        op.outputs = vec![result.id];
+        state.ops.push(op);
+        result
+    }
+
+    fn view(&self, x: &Shape, shapes: &[(usize, usize)]) -> Vec<Shape> {
+        let mut state = self.state();
+        let role = state.tensors[x.id].role;
+        let views: Vec<Shape> =
+            shapes.iter().map(|(rows, cols)| state.tensor(*rows, *cols, role, Some(x.id))).collect();
+        let mut op = state.op(OpKind::View, OpKind::View.name());
+        op.inputs = vec![x.id];
+        op.outputs = views.iter().map(|view| view.id).collect();
+        state.ops.push(op);
+        views
+    }
+
+    fn keep(&self, tensors: [&Shape; 2]) {
+        let mut state = self.state();
+        for tensor in tensors {
+            state.tensors[tensor.id].role = Role::Cache;
+        }
+    }
+}
+
+impl Backend for Counter {
+    type Tensor = Shape;
+    type Linear = ShapeOfWeight;
+    type Table = ShapeOfWeight;
+    type Mask = ShapeOfMask;
+
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities =
+            Capabilities::new("counter", "shapes only, nothing is computed", [Precision::F32]);
+        capabilities.max_tensor_bytes = self.max_tensor_bytes;
+        capabilities
+    }
+
+    fn prepare_linear(
+        &self,
+        source: &LinearSource<'_>,
+        precision: Precision,
+    ) -> Result<ShapeOfWeight, BackendError> {
+        Ok(ShapeOfWeight::new(source, source.inputs(), source.outputs(), precision))
+    }
+
+    fn prepare_table(&self, source: &LinearSource<'_>) -> Result<ShapeOfWeight, BackendError> {
+        Ok(ShapeOfWeight::new(source, source.outputs(), source.inputs(), Precision::F32))
+    }
+
+    fn upload(&self, _: &[f32], rows: usize, cols: usize) -> Result<Shape, BackendError> {
+        let mut state = self.state();
+        if !state.running {
+            return Ok(state.tensor(rows, cols, Role::Parameter, None));
+        }
+        let tensor = state.tensor(rows, cols, Role::Input, None);
+        let mut op = state.op(OpKind::Upload, OpKind::Upload.name());
+        op.outputs = vec![tensor.id];
+        state.ops.push(op);
+        Ok(tensor)
+    }
+
+    fn upload_mask(
+        &self,
+        _: &[bool],
+        batch: usize,
+        queries: usize,
+        keys: usize,
+    ) -> Result<ShapeOfMask, BackendError> {
+        Ok(ShapeOfMask { batch, queries, keys })
+    }
+
+    fn download(&self, x: &Shape) -> Result<Vec<f32>, BackendError> {
+        let mut state = self.state();
+        let mut op = state.op(OpKind::Download, OpKind::Download.name());
+        op.inputs = vec![x.id];
+        state.ops.push(op);
+        Ok(vec![0.0; x.rows * x.cols])
+    }
+
+    /// The graph waits at the end of each stage and nowhere else.
+    fn synchronize(&self) -> Result<(), BackendError> {
+        let mut state = self.state();
+        match state.stage {
+            Stage::Vision => {
+                state.stage = Stage::Prefill;
+                state.enter(Part::Text, "prefix");
+            }
+            Stage::Prefill | Stage::Denoise => {
+                state.stage = Stage::Denoise;
+                state.enter(Part::Expert, "expert.euler");
+            }
+        }
+        Ok(())
+    }
+
+    fn linear(
+        &self,
+        x: &Shape,
+        weight: &ShapeOfWeight,
+        epilogue: Epilogue<'_, Shape>,
+    ) -> Result<Shape, BackendError> {
+        let mut state = self.state();
+        let (layer, name) = weight.layer_and_name();
+        if layer == "vision" {
+            state.enter(Part::Vision, "vision.embeddings");
+        }
+        // Keys and values of the prefix stay keys and values of the prefix under the expert's projections.
+        let role = match state.tensors[x.id].role {
+            Role::Cache => Role::Cache,
+            _ => Role::Activation,
+        };
+        let result = state.tensor(x.rows, weight.outputs, role, None);
+        let mut op = state.op(OpKind::Linear, name);
+        if state.part == Part::CrossKv {
+            // The time embeddings are computed here too, when the number of steps is new.
+            (op.part, op.layer) = match layer {
+                "expert" => (Part::Expert, "expert.time".into()),
+                _ => (Part::CrossKv, layer.into()),
+            };
+        }
+        let (rows, depth, cols) = (x.rows as u64, weight.inputs as u64, weight.outputs as u64);
+        op.products = vec![Product { count: 1, rows, depth, cols }];
+        op.weight = Some(Weight { path: Arc::clone(&weight.path), elements: depth * cols, rows: cols });
+        op.biases = if weight.biased { cols } else { 0 };
+        let activation = epilogue.activation.map_or(0, cost_of_activation);
+        let each = u64::from(weight.biased) + activation + u64::from(epilogue.residual.is_some());
+        op.elementwise = each * rows * cols;
+        op.inputs = std::iter::once(x).chain(epilogue.residual).map(|x| x.id).collect();
+        op.outputs = vec![result.id];
+        state.ops.push(op);
+        if name == "output" {
+            // What follows the attention's output projection is the MLP.
+            state.is_mlp = true;
+        }
+        Ok(result)
+    }
+
+    fn layer_norm(&self, x: &Shape, gain: &Shape, bias: &Shape, _: f32) -> Result<Shape, BackendError> {
+        Ok(self.one(OpKind::LayerNorm, &[x, gain, bias], (x.rows, x.cols), 7))
+    }
+
+    fn rms_norm(&self, x: &Shape, gain: &Shape, _: f32) -> Result<Shape, BackendError> {
+        Ok(self.one(OpKind::RmsNorm, &[x, gain], (x.rows, x.cols), 4))
+    }
+
+    fn attention(
+        &self,
+        q: &Shape,
+        segments: &[&KeyValue<Shape>],
+        mask: Option<&ShapeOfMask>,
+        shape: AttentionShape,
+    ) -> Result<Shape, BackendError> {
+        let mut state = self.state();
+        let result = state.tensor(q.rows, q.cols, Role::Activation, None);
+        let name = match (state.part, segments.len()) {
+            (Part::Expert, 1) => "cross_attention",
+            (Part::Expert, _) => "self_attention",
+            _ => "attention",
+        };
+        let mut op = state.op(OpKind::Attention, name);
+        let queries = (q.rows / shape.batch) as u64;
+        let keys: u64 = segments.iter().map(|segment| (segment.key.rows / shape.batch) as u64).sum();
+        let dim = shape.head_dim as u64;
+        let count = (shape.batch * shape.heads) as u64;
+        op.products = vec![
+            Product { count, rows: queries, depth: dim, cols: keys },
+            Product { count, rows: queries, depth: keys, cols: dim },
+        ];
+        op.scores = count * queries * keys;
+        op.elementwise = (6 + u64::from(mask.is_some())) * op.scores;
+        op.inputs = vec![q.id];
+        op.inputs.extend(segments.iter().flat_map(|segment| [segment.key.id, segment.value.id]));
+        op.outputs = vec![result.id];
+        state.ops.push(op);
+        Ok(result)
+    }
+
+    fn rope(&self, x: &Shape, cos: &Shape, sin: &Shape) -> Result<Shape, BackendError> {
+        Ok(self.one(OpKind::Rope, &[x, cos, sin], (x.rows, x.cols), 3))
+    }
+
+    fn activate(&self, x: &Shape, activation: Activation) -> Result<Shape, BackendError> {
+        Ok(self.one(OpKind::Activate, &[x], (x.rows, x.cols), cost_of_activation(activation)))
+    }
+
+    fn silu_mul(&self, x: &Shape) -> Result<Shape, BackendError> {
+        Ok(self.one(OpKind::SiluMul, &[x], (x.rows, x.cols / 2), 5))
+    }
+
+    fn scale(&self, x: &Shape, _: f32) -> Result<Shape, BackendError> {
+        Ok(self.one(OpKind::Scale, &[x], (x.rows, x.cols), 1))
+    }
+
+    fn axpy(&self, _: f32, x: &Shape, y: &Shape) -> Result<Shape, BackendError> {
+        self.state().enter(Part::Expert, "expert.euler");
+        Ok(self.one(OpKind::Axpy, &[x, y], (x.rows, x.cols), 2))
+    }
+
+    fn embed_rows(&self, table: &ShapeOfWeight, ids: &[u32]) -> Result<Shape, BackendError> {
+        let mut state = self.state();
+        let result = state.tensor(ids.len(), table.outputs, Role::Activation, None);
+        let mut op = state.op(OpKind::EmbedRows, OpKind::EmbedRows.name());
+        let rows = ids.len() as u64;
+        op.weight =
+            Some(Weight { path: Arc::clone(&table.path), elements: rows * table.outputs as u64, rows });
+        op.outputs = vec![result.id];
+        state.ops.push(op);
+        Ok(result)
+    }
+
+    fn concat_tokens(&self, parts: &[&Shape], _: usize) -> Result<Shape, BackendError> {
+        let rows = parts.iter().map(|part| part.rows).sum();
+        Ok(self.one(OpKind::ConcatTokens, parts, (rows, parts[0].cols), 0))
+    }
+
+    fn slice_rows(&self, x: &Shape, _: usize, count: usize) -> Result<Shape, BackendError> {
+        Ok(self.view(x, &[(count, x.cols)])[0])
+    }
+
+    fn split_cols(&self, x: &Shape, widths: &[usize]) -> Result<Vec<Shape>, BackendError> {
+        Ok(self.view(x, &widths.iter().map(|width| (x.rows, *width)).collect::<Vec<_>>()))
+    }
+
+    fn pixel_shuffle(&self, x: &Shape, _: usize, factor: usize) -> Result<Shape, BackendError> {
+        let block = factor * factor;
+        Ok(self.one(OpKind::PixelShuffle, &[x], (x.rows / block, x.cols * block), 0))
+    }
+
+    // The layers are composed as on any backend; only their names are noted on the way.
+
+    fn vision_layer(
+        &self,
+        layer: &VisionLayer<Shape, ShapeOfWeight>,
+        x: &Shape,
+        images: usize,
+    ) -> Result<Shape, BackendError> {
+        self.state().enter(Part::Vision, layer.qkv.layer_and_name().0);
+        graph::vision_layer(self, layer, x, images)
+    }
+
+    fn text_layer(
+        &self,
+        layer: &TextLayer<Shape, ShapeOfWeight>,
+        x: &Shape,
+        cos: &Shape,
+        sin: &Shape,
+        mask: &ShapeOfMask,
+    ) -> Result<TextLayerOutput<Shape>, BackendError> {
+        self.state().enter(Part::Text, layer.qkv.layer_and_name().0);
+        let output = graph::text_layer(self, layer, x, cos, sin, mask)?;
+        self.keep([&output.kv.key, &output.kv.value]);
+        Ok(output)
+    }
+
+    fn expert_layer(
+        &self,
+        layer: &ExpertLayer<Shape, ShapeOfWeight>,
+        prefix: &KeyValue<Shape>,
+        context: &DenoiseContext<Shape, ShapeOfMask>,
+        x: &Shape,
+    ) -> Result<Shape, BackendError> {
+        self.state().enter(Part::Expert, layer.output.layer_and_name().0);
+        graph::expert_layer(self, layer, prefix, context, x)
+    }
+
+    fn denoise_step(
+        &self,
+        expert: &Expert<Shape, ShapeOfWeight>,
+        context: &DenoiseContext<Shape, ShapeOfMask>,
+        x_t: &Shape,
+        step: usize,
+    ) -> Result<Shape, BackendError> {
+        self.state().enter(Part::Expert, "expert.suffix");
+        graph::denoise_step(self, expert, context, x_t, step, &mut |site, x| {
+            if matches!(site, Site::ExpertLayer { .. }) {
+                self.state().enter(Part::Expert, "expert.head");
+            }
+            Ok(x)
+        })
+    }
+}
+
+fn cost_of_activation(activation: Activation) -> u64 {
+    match activation {
+        Activation::Silu => 4,
+        Activation::GeluTanh => 8,
+    }
+}
