@@ -1,32 +1,12 @@
-//! How much arithmetic each stage takes, from its closed form.
+//! How much arithmetic each stage takes, as the graph itself is counted.
 //!
-//! Counted are products of matrices, a multiplication and an addition as two operations:
-//!
-//! - a linear layer over `rows` rows: `2 · rows · inputs · outputs`;
-//! - an attention: `4 · batch · heads · queries · keys · head_dim` (scores, and their product with the values), every
-//!   pair counted, masked or not.
-//!
-//! Norms, activations, softmax and rotary embeddings are left out: they are below two percent. What is counted is
-//! what [`smolvla::graph`] computes: the language model stops at the last keys and values that the expert reads,
-//! and the time embeddings, which are kept from chunk to chunk, do not appear.
+//! Counted are products of matrices, a multiplication and an addition as two operations (see [`smolvla::count`]). Norms,
+//! activations, softmax and rotary embeddings are left out: they are below two percent. The time embeddings, which are
+//! kept from chunk to chunk, do not appear.
 
-use smolvla::config::{Architecture, ExpertAttention};
+use smolvla::count::{Op, OpKind, Part as ModelPart, Trace};
+use smolvla::graph::Stage;
 use smolvla::{Precision, PrecisionPlan};
-
-/// What one chunk is computed from.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Counts {
-    /// Observations.
-    pub(crate) batch: usize,
-    /// Pictures of an observation.
-    pub(crate) cameras: usize,
-    /// Patches along a side of a picture.
-    pub(crate) patches: usize,
-    /// Tokens of the prefix as computed.
-    pub(crate) prefix: usize,
-    /// Denoising steps.
-    pub(crate) steps: usize,
-}
 
 /// The arithmetic of a stage, by layer.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -68,12 +48,16 @@ impl<T> Stages<T> {
 
 impl Stages<Work> {
     /// The work of one chunk.
-    pub(crate) fn of(architecture: &Architecture, counts: Counts) -> Self {
-        Self {
-            vision: vision(architecture, counts),
-            prefill: prefill(architecture, counts),
-            denoise: denoise(architecture, counts),
-        }
+    pub(crate) fn of(trace: &Trace) -> Self {
+        let of = |stage| Work {
+            parts: trace
+                .ops
+                .iter()
+                .filter(|op| op.part.stage() == stage && op.macs() > 0 && &*op.layer != "expert.time")
+                .map(Part::of)
+                .collect(),
+        };
+        Self { vision: of(Stage::Vision), prefill: of(Stage::Prefill), denoise: of(Stage::Denoise) }
     }
 
     /// Operations of the whole chunk.
@@ -114,30 +98,23 @@ impl Work {
         let seconds = |part: &Part| Some(part.flops / 1e9 / ceiling(plan.precision_for(&part.path))?);
         self.parts.iter().map(seconds).sum()
     }
+}
 
-    fn linear(&mut self, path: impl Into<String>, rows: usize, inputs: usize, outputs: usize) {
-        let weights = inputs as f64 * outputs as f64;
-        self.parts.push(Part { path: path.into(), flops: 2.0 * rows as f64 * weights, weights });
-    }
-
-    fn attention(
-        &mut self,
-        path: impl Into<String>,
-        batch: usize,
-        heads: usize,
-        pairs: usize,
-        head_dim: usize,
-    ) {
-        let flops = 4.0 * (batch * heads) as f64 * pairs as f64 * head_dim as f64;
-        self.parts.push(Part { path: path.into(), flops, weights: 0.0 });
-    }
-
-    fn times(mut self, count: usize) -> Self {
-        for part in &mut self.parts {
-            part.flops *= count as f64;
-            part.weights *= count as f64;
-        }
-        self
+impl Part {
+    fn of(op: &Op) -> Self {
+        let path = match &op.weight {
+            Some(weight) => weight.path.to_string(),
+            // An attention counts as the layer that makes its queries.
+            None => {
+                let crosses = op.part == ModelPart::Expert && &*op.name == "cross_attention";
+                format!("{}.{}", op.layer, if crosses { "query" } else { "qkv" })
+            }
+        };
+        let weights = match op.kind {
+            OpKind::Linear => op.weight.as_ref().map_or(0, |weight| weight.elements),
+            _ => 0,
+        };
+        Self { path, flops: 2.0 * op.macs() as f64, weights: weights as f64 }
     }
 }
 
@@ -151,123 +128,28 @@ fn weight_bytes(precision: Precision) -> Option<f64> {
     }
 }
 
-fn vision(architecture: &Architecture, counts: Counts) -> Work {
-    let vision = &architecture.vision;
-    let images = counts.batch * counts.cameras;
-    let tokens = counts.patches * counts.patches;
-    let rows = images * tokens;
-    let width = vision.hidden;
-
-    let mut work = Work::default();
-    work.linear("vision.patch_embedding", rows, vision.channels * vision.patch_size.pow(2), width);
-    for index in 0..vision.layers {
-        let path = |name: &str| format!("vision.layers.{index}.{name}");
-        work.linear(path("qkv"), rows, width, 3 * width);
-        work.attention(path("qkv"), images, vision.heads, tokens * tokens, width / vision.heads);
-        work.linear(path("output"), rows, width, width);
-        work.linear(path("fc1"), rows, width, vision.intermediate);
-        work.linear(path("fc2"), rows, vision.intermediate, width);
-    }
-    let block = architecture.scale_factor.pow(2);
-    work.linear("connector", rows / block, block * width, architecture.text.hidden);
-    work
-}
-
-fn prefill(architecture: &Architecture, counts: Counts) -> Work {
-    let text = &architecture.text;
-    let rows = counts.batch * counts.prefix;
-    let query = text.heads * text.head_dim;
-    let kv = text.kv_heads * text.head_dim;
-    let last = architecture.expert.schedule.iter().rposition(Option::is_some).unwrap_or(0);
-
-    let mut work = Work::default();
-    work.linear("state", counts.batch, architecture.max_state_dim, text.hidden);
-    for index in 0..last {
-        let path = |name: &str| format!("text.layers.{index}.{name}");
-        work.linear(path("qkv"), rows, text.hidden, query + 2 * kv);
-        work.attention(path("qkv"), counts.batch, text.heads, counts.prefix * counts.prefix, text.head_dim);
-        work.linear(path("output"), rows, query, text.hidden);
-        work.linear(path("gate_up"), rows, text.hidden, 2 * text.intermediate);
-        work.linear(path("down"), rows, text.intermediate, text.hidden);
-    }
-    // The last layer that anything reads leaves only its keys and values.
-    work.linear(format!("text.layers.{last}.qkv"), rows, text.hidden, 2 * kv);
-    for slot in architecture.expert.schedule.iter().flatten() {
-        if slot.kind == ExpertAttention::CrossAttention {
-            work.linear(format!("expert.layers.{}.key", slot.index), rows, kv, kv);
-            work.linear(format!("expert.layers.{}.value", slot.index), rows, kv, kv);
-        }
-    }
-    work
-}
-
-fn denoise(architecture: &Architecture, counts: Counts) -> Work {
-    let (text, expert) = (&architecture.text, &architecture.expert);
-    let chunk = architecture.chunk_size;
-    let rows = counts.batch * chunk;
-    let width = expert.hidden;
-    let query = text.heads * text.head_dim;
-    let kv = text.kv_heads * text.head_dim;
-
-    let mut step = Work::default();
-    step.linear("expert.action_in", rows, architecture.max_action_dim, width);
-    step.linear("expert.time_in_actions", rows, width, width);
-    step.linear("expert.time_out", rows, width, width);
-    for slot in expert.schedule.iter().flatten() {
-        let path = |name: &str| format!("expert.layers.{}.{name}", slot.index);
-        let (projection, outputs, keys) = match slot.kind {
-            ExpertAttention::SelfAttention => ("qkv", query + 2 * kv, counts.prefix + chunk),
-            ExpertAttention::CrossAttention => ("query", query, counts.prefix),
-        };
-        step.linear(path(projection), rows, width, outputs);
-        step.attention(path(projection), counts.batch, text.heads, chunk * keys, text.head_dim);
-        step.linear(path("output"), rows, query, width);
-        step.linear(path("gate_up"), rows, width, 2 * expert.intermediate);
-        step.linear(path("down"), rows, expert.intermediate, width);
-    }
-    step.linear("expert.action_out", rows, width, architecture.max_action_dim);
-    step.times(counts.steps)
-}
-
 #[cfg(test)]
 mod tests {
-    use smolvla::checkpoint::{Checkpoint, LoadOptions};
+    use smolvla::count::{Workload, count};
     use smolvla::synth::{self, Size, SynthOptions};
 
     use super::*;
 
-    const ONE: Counts = Counts { batch: 1, cameras: 1, patches: 32, prefix: 113, steps: 10 };
+    fn base(change: impl Fn(&mut Workload)) -> Stages<Work> {
+        let options = SynthOptions { size: Size::Base, ..SynthOptions::default() };
+        let (policy, architecture) = synth::sizes(&options).unwrap();
+        let mut workload = Workload::of(&policy);
+        change(&mut workload);
+        Stages::of(&count(&policy, &architecture, &workload).unwrap())
+    }
 
-    /// The published sizes, from a tiny checkpoint whose own sizes are replaced.
-    fn base() -> Architecture {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path().join("policy");
-        synth::write(&SynthOptions { size: Size::Tiny, ..SynthOptions::default() }, &folder, &mut |_, _| ())
-            .unwrap();
-        let mut architecture =
-            Checkpoint::open(&folder, &LoadOptions::default()).unwrap().architecture.clone();
-        let vlm = smolvla::config::VlmConfig::smolvlm2_500m();
-        architecture.vision = vlm.vision;
-        architecture.scale_factor = vlm.scale_factor;
-        architecture.text = smolvla::config::TextConfig { layers: 16, ..vlm.text };
-        architecture.expert.hidden = 720;
-        architecture.expert.intermediate = 2048;
-        let kind = |index: usize| {
-            if index.is_multiple_of(2) {
-                ExpertAttention::SelfAttention
-            } else {
-                ExpertAttention::CrossAttention
-            }
-        };
-        architecture.expert.schedule =
-            (0..16).map(|index| Some(smolvla::config::ExpertSlot { index, kind: kind(index) })).collect();
-        (architecture.chunk_size, architecture.max_state_dim, architecture.max_action_dim) = (50, 32, 32);
-        architecture
+    fn one() -> Stages<Work> {
+        base(|_| ())
     }
 
     #[test]
     fn vision_of_one_camera_matches_numbers_computed_by_hand() {
-        let vision = Stages::of(&base(), ONE).vision;
+        let vision = one().vision;
         // Twelve layers: 7,077,888 weights over 1,024 patches, and 12 heads of 64 over 1,024 × 1,024 pairs.
         let layers = 12.0 * (2.0 * 1024.0 * 7_077_888.0 + 4.0 * 12.0 * 1024.0 * 1024.0 * 64.0);
         // The patches, 768 values each, and the connector: 64 tokens of 12,288.
@@ -280,7 +162,7 @@ mod tests {
 
     #[test]
     fn prefill_stops_at_the_last_keys_and_values() {
-        let prefill = Stages::of(&base(), ONE).prefill;
+        let prefill = one().prefill;
         // Fifteen whole layers of 960·1600 + 960·960 + 960·5120 + 2560·960 weights, one of 960·640.
         let whole = 9_830_400.0;
         let linear = 2.0 * 113.0 * (15.0 * whole + 960.0 * 640.0 + 8.0 * 2.0 * 320.0 * 320.0);
@@ -290,7 +172,7 @@ mod tests {
 
     #[test]
     fn denoising_reads_the_expert_once_a_step() {
-        let one = Stages::of(&base(), ONE).denoise;
+        let one = one().denoise;
         let ends = 2.0 * 32.0 * 720.0 + 2.0 * 720.0 * 720.0;
         let rest = 960.0 * 720.0 + 720.0 * 4096.0 + 2048.0 * 720.0;
         let step = ends + 8.0 * (720.0 * 1600.0 + rest) + 8.0 * (720.0 * 960.0 + rest);
@@ -298,27 +180,27 @@ mod tests {
         let attention = 10.0 * 8.0 * 4.0 * 15.0 * 50.0 * (163.0 + 113.0) * 64.0;
         assert_eq!(one.flops(), 10.0 * 2.0 * 50.0 * step + attention);
 
-        let five = Stages::of(&base(), Counts { steps: 5, ..ONE }).denoise;
+        let five = base(|w| w.steps = 5).denoise;
         assert_eq!(five.flops() * 2.0, one.flops());
     }
 
     #[test]
     fn work_grows_with_the_batch_and_weights_do_not() {
-        let architecture = base();
-        let one = Stages::of(&architecture, ONE);
-        let four = Stages::of(&architecture, Counts { batch: 4, ..ONE });
+        let one = one();
+        let four = base(|w| w.batch = 4);
         assert_eq!(four.flops(), 4.0 * one.flops());
         let bytes = |stages: &Stages<Work>| stages.denoise.weight_bytes(&Precision::F32.into());
         assert_eq!(bytes(&four), bytes(&one));
-        let three = Stages::of(&architecture, Counts { cameras: 3, ..ONE });
+        let three = base(|w| w.cameras = 3);
         assert_eq!(three.vision.flops(), 3.0 * one.vision.flops());
-        assert_eq!(three.denoise, one.denoise);
+        // Each of 80 and 80 attentions has 128 keys more, for 50 queries in 15 heads of 64.
+        let more = 160.0 * 4.0 * 15.0 * 50.0 * 128.0 * 64.0;
+        assert_eq!(three.denoise.flops(), one.denoise.flops() + more);
     }
 
     #[test]
     fn every_layer_of_the_graph_is_counted_under_its_path() {
-        let architecture = base();
-        let stages = Stages::of(&architecture, ONE);
+        let stages = one();
         let mut counted: Vec<String> = [stages.vision, stages.prefill, stages.denoise]
             .into_iter()
             .flat_map(|work| work.parts)
@@ -326,6 +208,9 @@ mod tests {
             .map(|part| part.path)
             .collect();
         counted.sort_unstable();
+        counted.dedup();
+        let (_, architecture) =
+            synth::sizes(&SynthOptions { size: Size::Base, ..SynthOptions::default() }).unwrap();
         let mut expected = smolvla::graph::layer_paths(&architecture);
         // Kept from chunk to chunk.
         expected.retain(|path| path != "expert.time_in_time");

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use smolvla::Precision;
 use smolvla::checkpoint::Checkpoint;
+use smolvla::count::{Workload, count, count_with_prefix};
 
 use crate::ceiling::Ceilings;
 use crate::engine::{Engine, Ready, Sample};
-use crate::flops::{Counts, Stages, Work};
+use crate::flops::{Stages, Work};
 use crate::machine::scratch;
 use crate::one::{One, What};
 use crate::peers::{self, BASELINE, Peers};
@@ -49,6 +50,8 @@ pub(crate) struct Row {
     pub(crate) batch: usize,
     pub(crate) threads: usize,
     pub(crate) runs: usize,
+    /// Tokens of the prefix as computed, where the engine says.
+    pub(crate) prefix_tokens: Option<usize>,
     /// Medians of the stages, where an engine can tell them apart, and of the whole.
     pub(crate) preprocess_ms: f64,
     pub(crate) stages_ms: Stages<Option<f64>>,
@@ -84,9 +87,12 @@ pub(crate) struct Session<'a> {
 const WARM_UP_RUNS: usize = 1;
 /// Between two engines' turns: threads of some libraries spin for 200 ms after their last work.
 const SETTLE: Duration = Duration::from_millis(300);
+/// Tokens of an instruction of some words.
+const USUAL_PROMPT_TOKENS: usize = 15;
 /// For the estimate alone.
 const ASSUMED_SHARE_OF_CEILING: f64 = 0.25;
 const ASSUMED_LOAD_S: f64 = 3.0;
+const ASSUMED_SECONDS_A_PICTURE: f64 = 1.0;
 
 /// The configurations of each precision and instruction set: each axis varied by itself from one camera, one
 /// observation and all threads, or every combination of what the user named.
@@ -291,6 +297,7 @@ impl Session<'_> {
             total_max_ms,
             load_s: turn.ready.load_s,
             peak_memory_mb: turn.last.peak_memory_mb,
+            prefix_tokens: turn.last.prefix_tokens,
             gflops: Stages::default(),
             percent_of_ceiling: Stages::default(),
             denoise_weights_gb_s: None,
@@ -305,7 +312,7 @@ impl Session<'_> {
     }
 
     fn add_rates(&self, row: &mut Row, config: &Config, prefix_tokens: Option<usize>) {
-        let work = self.work(config, prefix_tokens);
+        let Some(work) = self.work(config, prefix_tokens) else { return };
         let plan = &config.precision.plan;
         row.gflops = work.zip(&row.stages_ms, |work, ms| Some(work.flops() / 1e6 / (*ms)?));
         row.percent_of_ceiling = work.zip(&row.stages_ms, |work, ms| {
@@ -319,29 +326,29 @@ impl Session<'_> {
         self.ceilings.of(arithmetic(precision)?, config.threads)
     }
 
-    /// The work of a chunk; where the prefix's length is not known, that of a usual instruction is taken.
-    fn work(&self, config: &Config, prefix_tokens: Option<usize>) -> Stages<Work> {
-        let architecture = &self.checkpoint.architecture;
-        let side = self
-            .checkpoint
-            .config
-            .resize_imgs_with_padding
-            .map_or(architecture.vision.image_size, |(width, _)| width);
-        let patches = side / architecture.vision.patch_size;
-        let image_tokens = (patches / architecture.scale_factor).pow(2);
-        let counts = Counts {
+    /// The work of a chunk; where the prefix's length is not known, that of a usual instruction is taken. `None` where
+    /// there are more pictures than the count takes.
+    fn work(&self, config: &Config, prefix_tokens: Option<usize>) -> Option<Stages<Work>> {
+        let policy = &self.checkpoint.config;
+        let workload = Workload {
             batch: config.batch,
             cameras: config.cameras,
-            patches,
-            prefix: prefix_tokens.unwrap_or(config.cameras * image_tokens + 16),
-            steps: self.checkpoint.config.num_steps,
+            prompt_tokens: USUAL_PROMPT_TOKENS,
+            ..Workload::of(policy)
         };
-        Stages::of(architecture, counts)
+        let architecture = &self.checkpoint.architecture;
+        let trace = match prefix_tokens {
+            Some(tokens) => count_with_prefix(policy, architecture, &workload, tokens),
+            None => count(policy, architecture, &workload),
+        };
+        Some(Stages::of(&trace.ok()?))
     }
 
     /// Seconds of a chunk if every layer ran at the ceiling; a guess where that is not known.
     fn seconds_at_ceiling(&self, config: &Config) -> f64 {
-        let work = self.work(config, None);
+        let Some(work) = self.work(config, None) else {
+            return ASSUMED_SECONDS_A_PICTURE * config.batch as f64;
+        };
         work.seconds_at(&config.precision.plan, |precision| self.ceiling(precision, config))
             .unwrap_or_else(|| work.flops() / 100e9)
     }

@@ -12,7 +12,7 @@ use crate::flops::Stages;
 use crate::machine::{Machine, root};
 use crate::{kernels, policy};
 
-const POLICY: [&str; 26] = [
+const POLICY: [&str; 27] = [
     "session",
     "revision",
     "engine",
@@ -22,6 +22,7 @@ const POLICY: [&str; 26] = [
     "batch",
     "threads",
     "runs",
+    "prefix_tokens",
     "preprocess_ms",
     "vision_ms",
     "prefill_ms",
@@ -163,6 +164,7 @@ fn policy_fields(machine: &Machine, row: &policy::Row) -> Vec<String> {
         row.batch.to_string(),
         row.threads.to_string(),
         row.runs.to_string(),
+        row.prefix_tokens.map(|tokens| tokens.to_string()).unwrap_or_default(),
         number(row.preprocess_ms),
     ];
     fields.extend(stages(&row.stages_ms));
