@@ -3,8 +3,10 @@
 
 mod cache;
 mod cameras;
+mod charts;
 mod checkpoint_args;
 mod console;
+mod cost;
 mod demo;
 mod doctor;
 mod failure;
@@ -34,6 +36,7 @@ Start with:
   smolvla demo                     a full-size policy with random weights, no network needed
   smolvla doctor                   what this machine and this build can do
   smolvla run --help               how to run a real checkpoint
+  smolvla cost --device h200       what the model costs on a device
 
 Exit codes:
   0  success
@@ -66,6 +69,7 @@ enum Verb {
     Inspect(inspect::Args),
     Synth(synth::Args),
     Warmup(Box<warmup::Args>),
+    Cost(Box<cost::Args>),
     Doctor(doctor::Args),
 }
 
@@ -96,6 +100,7 @@ fn perform(console: Console, verb: Verb) -> Result<(), Failure> {
         Verb::Inspect(args) => inspect::perform(console, args),
         Verb::Synth(args) => synth::perform(console, &args),
         Verb::Warmup(args) => warmup::perform(console, *args),
+        Verb::Cost(args) => cost::perform(console, &args),
         Verb::Doctor(args) => doctor::perform(console, &args),
     }
 }

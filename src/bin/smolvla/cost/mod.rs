@@ -1,0 +1,535 @@
+//! `smolvla cost`: what the model costs on a device, counted from the graph that runs.
+
+mod pictures;
+mod report;
+mod scenario;
+mod sweep;
+mod tables;
+mod views;
+
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use smolvla::checkpoint::{Checkpoint, LoadOptions};
+use smolvla::config::{Architecture, PolicyConfig};
+use smolvla::cost::measured::{Calibration, Measured};
+use smolvla::cost::{CrossKv, Device, Execution, Format, Fusion, TimeMlp, Widths, documents};
+use smolvla::count::Workload;
+use smolvla::synth::{self, Size, SynthOptions};
+
+use crate::console::{Console, Unit};
+use crate::failure::Failure;
+use crate::output::to_json;
+use crate::synth::sizes;
+use scenario::{Evaluated, Json, Scenario};
+use sweep::Sweep;
+use tables::Table;
+use views::Point;
+
+const AFTER_HELP: &str = "\
+Examples:
+  smolvla cost --device u280 --precision int8 --cameras 3
+  smolvla cost --device h200 --sweep batch=1,2,4,8 --sweep precision=bf16,fp8
+  smolvla cost --device my_card.toml --report out/
+  smolvla cost --device cpu --precision bf16 --measured benchmarks/record/epyc-2core/2026-11-21.csv
+  smolvla cost --scenario seed-003
+  smolvla cost --print-device u280 > my_card.toml
+
+Everything is counted by running the policy's own graph on shapes; no weights are read. Times are
+modelled: for each kernel the longest of its arithmetic and its traffic, at the rates that the device
+attains, and a floor. The roof is the same at the device's peaks without padding and floors.
+1 MAC = 2 operations; MB = 10^6 bytes.";
+
+/// Tell what the model costs on a device: arithmetic, traffic, storage, time, and what binds where.
+#[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Args {
+    /// Count the policy of this folder; its config.json is read, not its weights.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "size")]
+    checkpoint: Option<PathBuf>,
+    /// Folder with the vision-language model's config.json, in the place of the one the checkpoint names.
+    #[arg(long, value_name = "FOLDER", requires = "checkpoint")]
+    vlm: Option<PathBuf>,
+    /// base: the published sizes; tiny: a miniature.
+    #[arg(long, default_value = "base", value_parser = sizes())]
+    size: Size,
+
+    /// A preset (see --list-devices) or a TOML file.
+    #[arg(long, value_name = "NAME|FILE", default_value = "cpu", help_heading = "Device")]
+    device: String,
+    /// List the presets.
+    #[arg(long, help_heading = "Device")]
+    list_devices: bool,
+    /// Print a preset's file, with the source of every number, as a start for one's own.
+    #[arg(long, value_name = "NAME", help_heading = "Device")]
+    print_device: Option<String>,
+
+    /// Cameras of an observation.
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Workload")]
+    cameras: usize,
+    /// Encode pictures one by one rather than as one batch.
+    #[arg(long, help_heading = "Workload")]
+    one_by_one: bool,
+    /// Observations in the batch.
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Workload")]
+    batch: usize,
+    /// Denoising steps; the policy's own unless given.
+    #[arg(long, value_name = "N", help_heading = "Workload")]
+    steps: Option<usize>,
+    /// Tokens of the instruction; the policy's longest unless given.
+    #[arg(long, value_name = "N", help_heading = "Workload")]
+    prompt: Option<usize>,
+    /// Actions in a chunk; the policy's own unless given.
+    #[arg(long, value_name = "N", help_heading = "Workload")]
+    chunk: Option<usize>,
+
+    #[command(flatten)]
+    widths: WidthArgs,
+    #[command(flatten)]
+    execution: ExecutionArgs,
+
+    /// Vary one thing: cameras=1..4, batch=1,2,4, steps=…, prompt=…, chunk=…, bandwidth=0.5..2, compute=…,
+    /// precision=int8,bf16, device=h200,p150, fusion=operations,layers. Can be repeated.
+    #[arg(long, value_name = "AXIS=VALUES", help_heading = "What-ifs")]
+    sweep: Vec<Sweep>,
+    /// Show an estimate that the project began with beside the exact figures: seed-000 to seed-004.
+    #[arg(long, value_name = "NAME", help_heading = "What-ifs", conflicts_with_all = ["checkpoint", "sweep", "measured", "report"])]
+    scenario: Option<String>,
+    /// Set measurements of `cargo xtask bench --record` beside the roof. One that is faster is an error.
+    #[arg(long, value_name = "CSV", help_heading = "What-ifs")]
+    measured: Option<PathBuf>,
+
+    /// Print one JSON object.
+    #[arg(long, help_heading = "Output", conflicts_with_all = ["csv", "markdown"])]
+    json: bool,
+    /// Print one table as comma-separated values: the sweep, the measurements, or else the operations.
+    #[arg(long, help_heading = "Output", conflicts_with = "markdown")]
+    csv: bool,
+    /// Print tables as Markdown.
+    #[arg(long, help_heading = "Output")]
+    markdown: bool,
+    /// Write a page with tables and pictures, self-contained, and the pictures as SVG and PNG.
+    #[arg(long, value_name = "FOLDER", help_heading = "Output")]
+    report: Option<PathBuf>,
+}
+
+/// Number formats.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Number formats")]
+struct WidthArgs {
+    /// A usual combination: f32, bf16, f16, fp8, bfp8, bfp4, int8, int8w, int4 or int4w; auto: bf16 where the
+    /// device multiplies it, else int8.
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    precision: String,
+    /// Weights in this format instead.
+    #[arg(long, value_name = "FORMAT", value_parser = formats())]
+    weights: Option<Format>,
+    /// Activations in this format instead.
+    #[arg(long, value_name = "FORMAT", value_parser = formats())]
+    activations: Option<Format>,
+    /// Keys and values of the prefix in this format instead.
+    #[arg(long, value_name = "FORMAT", value_parser = formats())]
+    kv: Option<Format>,
+    /// Sums of products in this format instead.
+    #[arg(long, value_name = "FORMAT", value_parser = formats())]
+    accumulators: Option<Format>,
+    /// Scales of integer weights in this format instead.
+    #[arg(long, value_name = "FORMAT", value_parser = formats())]
+    scales: Option<Format>,
+    /// Weights that share a scale within an output.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    group: Option<u32>,
+    /// Multiply in this format instead.
+    #[arg(long, value_name = "FORMAT", value_parser = formats())]
+    products: Option<Format>,
+}
+
+/// How the device goes through the graph.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Execution")]
+struct ExecutionArgs {
+    /// What is one kernel, reading from memory and writing to it.
+    #[arg(long, default_value = "operations", value_parser = named(Fusion::ALL, Fusion::name))]
+    fusion: Fusion,
+    /// Attention scores go through memory. Only with --fusion operations.
+    #[arg(long)]
+    unfused_attention: bool,
+    /// Whether cross-attention's keys and values are projected once a chunk or, as in LeRobot, in every step.
+    #[arg(long, default_value = "static", value_parser = named(CrossKv::ALL, CrossKv::name))]
+    cross_kv: CrossKv,
+    /// The time MLP's first layer: its time half kept from an earlier chunk, made in this first one, or whole over
+    /// every action and step as in LeRobot.
+    #[arg(long, default_value = "kept", value_parser = named(TimeMlp::ALL, TimeMlp::name))]
+    time_mlp: TimeMlp,
+    /// Megabytes on chip in which weights of the expert stay between steps; auto: all that the device has.
+    #[arg(long, value_name = "MB|auto", default_value = "0")]
+    resident: Resident,
+}
+
+/// How much stays on chip.
+#[derive(Clone, Copy, Debug)]
+enum Resident {
+    Auto,
+    Megabytes(f64),
+}
+
+impl std::str::FromStr for Resident {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let number: Option<f64> = text.parse().ok();
+        number
+            .filter(|number| number.is_finite() && *number >= 0.0)
+            .map(Self::Megabytes)
+            .ok_or_else(|| "expected megabytes, not negative, or auto".to_owned())
+    }
+}
+
+fn formats() -> impl TypedValueParser<Value = Format> {
+    named(Format::ALL, Format::name)
+}
+
+/// Takes one of some values by its name; for clap.
+fn named<T, const N: usize>(all: [T; N], name: fn(T) -> &'static str) -> impl TypedValueParser<Value = T>
+where
+    T: Copy + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(all.map(name))
+        .try_map(move |text| all.into_iter().find(|value| name(*value) == text).ok_or("is none of them"))
+}
+
+pub(crate) fn perform(console: Console, args: &Args) -> Result<(), Failure> {
+    if args.list_devices {
+        return list_devices(console);
+    }
+    if let Some(name) = &args.print_device {
+        let text = Device::preset_text(name).ok_or_else(|| {
+            let presets: Vec<_> = Device::presets().collect();
+            Failure::input(format!("--print-device {name}: presets are {}", presets.join(", ")))
+        })?;
+        return console.result(text);
+    }
+    if let Some(name) = &args.scenario {
+        return show_document(console, args, name);
+    }
+    if args.csv && args.sweep.len() > 1 {
+        return Err(Failure::input("--csv prints one table, so it takes one --sweep"));
+    }
+    let scenario = args.scenario()?;
+    let evaluated = scenario.evaluate()?;
+    let sweeps: Vec<(Sweep, Vec<Point>)> = args
+        .sweep
+        .iter()
+        .map(|sweep| Ok((sweep.clone(), points(&scenario, sweep)?)))
+        .collect::<Result<_, Failure>>()?;
+    let calibration = args.measured.as_deref().map(|file| {
+        Measured::from_file(file)?.against(
+            &scenario.policy,
+            &scenario.architecture,
+            &scenario.workload,
+            &scenario.execution,
+            &scenario.device,
+        )
+    });
+    let calibration = calibration.transpose()?;
+
+    args.print(console, &scenario, &evaluated, &sweeps, calibration.as_ref())?;
+    if let Some(folder) = &args.report {
+        let task = console.task("drawing the report", Unit::Parts);
+        let page = report::write(folder, &scenario, &evaluated, sweeps, calibration.as_ref(), &task)?;
+        task.finish();
+        console.status(&format!("report: {}", page.display()));
+    }
+    match calibration.as_ref().and_then(above_roof) {
+        Some(message) => Err(Failure::internal(message)),
+        None => Ok(()),
+    }
+}
+
+impl Args {
+    fn scenario(&self) -> Result<Scenario, Failure> {
+        let (model, (policy, architecture)) = self.model()?;
+        let device = Device::named(&self.device)?;
+        let mut workload = Workload {
+            cameras: self.cameras,
+            batch: self.batch,
+            images_together: !self.one_by_one,
+            chunk: self.chunk,
+            ..Workload::of(&policy)
+        };
+        workload.steps = self.steps.unwrap_or(workload.steps);
+        workload.prompt_tokens = self.prompt.unwrap_or(workload.prompt_tokens);
+        let execution = self.execution.resolve(&device)?;
+        let widths = self.widths.resolve(&device)?;
+        Ok(Scenario { model, policy, architecture, workload, execution, widths, device })
+    }
+
+    fn model(&self) -> Result<(String, (PolicyConfig, Architecture)), Failure> {
+        Ok(match &self.checkpoint {
+            Some(folder) => {
+                let options = LoadOptions { vlm: self.vlm.clone(), ..LoadOptions::default() };
+                (folder.display().to_string(), Checkpoint::sizes(folder, &options)?)
+            }
+            None => {
+                let options = SynthOptions { size: self.size, ..SynthOptions::default() };
+                (format!("SmolVLA {}", self.size.name()), synth::sizes(&options)?)
+            }
+        })
+    }
+
+    fn print(
+        &self,
+        console: Console,
+        scenario: &Scenario,
+        evaluated: &Evaluated,
+        sweeps: &[(Sweep, Vec<Point>)],
+        calibration: Option<&Calibration>,
+    ) -> Result<(), Failure> {
+        if self.json {
+            return console.result(&to_json(&JsonReport {
+                report: Json::of(scenario, evaluated),
+                sweeps: sweeps.iter().map(JsonSweep::of).collect(),
+                measured: calibration,
+            })?);
+        }
+        let tables: Vec<Table> = if self.csv {
+            match (calibration, sweeps) {
+                (Some(calibration), _) => vec![views::calibration(calibration)],
+                (None, [(sweep, points)]) => vec![views::sweep(sweep, points)],
+                _ => vec![views::kernels(&evaluated.cost)],
+            }
+        } else {
+            let mut tables = vec![
+                views::parts(&evaluated.cost),
+                views::kernels(&evaluated.cost),
+                views::storage(&evaluated.storage),
+                views::working_memory(&evaluated.storage),
+            ];
+            tables.extend(sweeps.iter().map(|(sweep, points)| views::sweep(sweep, points)));
+            tables.extend(calibration.map(views::calibration));
+            tables
+        };
+        if self.csv {
+            for note in calibration.iter().flat_map(|calibration| &calibration.notes) {
+                console.note(note);
+            }
+            return console.result(&tables.iter().map(Table::csv).collect::<String>());
+        }
+        let heading = if self.markdown { "## " } else { "" };
+        let break_line = if self.markdown { "  \n" } else { "\n" };
+        let lines = [
+            format!("{heading}{} on {}\n", scenario.model, scenario.device.name),
+            format!("{}; prefix of {} tokens", scenario.describe_workload(), evaluated.trace.prefix_tokens),
+            scenario.describe_widths(),
+            scenario.describe_execution(),
+            summary(evaluated),
+        ];
+        let mut text = lines.join(break_line) + "\n\n";
+        for table in &tables {
+            text += &if self.markdown { table.markdown() } else { table.text() };
+            text.push('\n');
+        }
+        for note in scenario.notes(evaluated).iter().chain(calibration.iter().flat_map(|c| &c.notes)) {
+            text += &format!("{}note: {note}\n", if self.markdown { "- " } else { "" });
+        }
+        console.result(&text)
+    }
+}
+
+impl WidthArgs {
+    fn resolve(&self, device: &Device) -> Result<Widths, Failure> {
+        let name = match self.precision.as_str() {
+            "auto" if device.peak(Format::Bf16).is_ok() => "bf16",
+            "auto" if device.peak(Format::Int8).is_ok() => "int8",
+            "auto" => {
+                let first = device.peaks.keys().next();
+                first.map_or("f32", String::as_str)
+            }
+            name => name,
+        };
+        let mut widths = Widths::named(name)?;
+        let mut changes = Vec::new();
+        let mut change = |field: &mut Format, value: Option<Format>, what: &str| {
+            if let Some(value) = value {
+                *field = value;
+                changes.push(format!("{what} {value}"));
+            }
+        };
+        change(&mut widths.weights, self.weights, "weights");
+        change(&mut widths.activations, self.activations, "activations");
+        change(&mut widths.kv, self.kv, "K/V");
+        change(&mut widths.accumulators, self.accumulators, "sums");
+        change(&mut widths.products, self.products, "products");
+        if let Some(scales) = self.scales {
+            widths.scales = Some(scales);
+        } else if widths.weights.is_scaled() && widths.scales.is_none() {
+            widths.scales = Some(Format::F32);
+        }
+        if let Some(group) = self.group {
+            widths.group = Some(group as usize);
+        }
+        if (self.scales.is_some() || self.group.is_some()) && !widths.weights.is_scaled() {
+            return Err(Failure::input(format!(
+                "--{}: weights in {} have no scales; choose --weights int8 or int4",
+                if self.scales.is_some() { "scales" } else { "group" },
+                widths.weights
+            )));
+        }
+        if widths.products == Format::Int32 {
+            return Err(Failure::input("--products int32: products are summed in it, not multiplied"));
+        }
+        if !changes.is_empty() {
+            widths.name = format!("{name} with {}", changes.join(", "));
+        }
+        Ok(widths)
+    }
+}
+
+impl ExecutionArgs {
+    fn resolve(&self, device: &Device) -> Result<Execution, Failure> {
+        if self.unfused_attention && self.fusion != Fusion::Operations {
+            return Err(Failure::input(
+                "--unfused-attention: a fused block keeps its scores on chip; leave it out or use --fusion operations",
+            ));
+        }
+        let resident_bytes = match (self.resident, &device.on_chip) {
+            (Resident::Megabytes(megabytes), _) => megabytes * 1e6,
+            (Resident::Auto, Some(on_chip)) => on_chip.mb * 1e6,
+            (Resident::Auto, None) => {
+                return Err(Failure::input(format!(
+                    "--resident auto: device `{}` states no [on_chip] memory; give megabytes",
+                    device.name
+                )));
+            }
+        };
+        Ok(Execution {
+            fusion: self.fusion,
+            unfused_attention: self.unfused_attention,
+            cross_kv: self.cross_kv,
+            time_mlp: self.time_mlp,
+            resident_bytes,
+        })
+    }
+}
+
+/// Evaluates each value of a sweep. A format that the device lacks is a point without a cost; what is wrong with the
+/// request itself is an error.
+fn points(scenario: &Scenario, sweep: &Sweep) -> Result<Vec<Point>, Failure> {
+    sweep
+        .values
+        .iter()
+        .map(|value| {
+            let scenario = sweep.apply(scenario, value)?;
+            let lacking = scenario.device.peak(scenario.widths.products).err();
+            let outcome = match lacking {
+                Some(error) => Err(error.to_string()),
+                None => Ok(scenario.evaluate()?),
+            };
+            Ok(Point { value: value.clone(), outcome })
+        })
+        .collect()
+}
+
+/// The line that answers the question.
+fn summary(evaluated: &Evaluated) -> String {
+    let total = &evaluated.cost.total;
+    format!(
+        "{} GMAC, {} moved, {} of weights to keep: {:.1} ms a chunk modelled ({:.1} ms at the roof), bound by {}",
+        tables::grouped(total.macs as f64 / 1e9, 2),
+        views::bytes(total.traffic.total()),
+        views::bytes(evaluated.storage.needed_bytes),
+        total.seconds.total * 1e3,
+        total.seconds.roof * 1e3,
+        views::bound(total)
+    )
+}
+
+fn above_roof(calibration: &Calibration) -> Option<String> {
+    let above: Vec<_> =
+        calibration.comparisons.iter().filter(|comparison| comparison.is_above_roof()).collect();
+    let worst = above.iter().max_by(|a, b| a.achieved().total_cmp(&b.achieved()))?;
+    Some(format!(
+        "{} of {} measurements are faster than the roof, which cannot be; the worst is line {} ({}{}) at {:.0} %: the \
+         device's file, the count or the measurement is wrong",
+        above.len(),
+        calibration.comparisons.len(),
+        worst.line,
+        worst.what,
+        worst.stage.map_or_else(String::new, |stage| format!(", {stage}")),
+        worst.achieved() * 100.0
+    ))
+}
+
+fn list_devices(console: Console) -> Result<(), Failure> {
+    let mut text = String::new();
+    for name in Device::presets() {
+        let device = Device::named(name)?;
+        let peaks: Vec<String> = device
+            .peaks
+            .iter()
+            .map(|(format, peak)| format!("{format} {} TOP/s", tables::grouped(peak.tops, 1)))
+            .collect();
+        text += &format!(
+            "{name:<15} {}\n{:<15} {}; {} GB/s\n",
+            device.title,
+            "",
+            peaks.join(", "),
+            device.memory.gb_s
+        );
+    }
+    console.result(&text)?;
+    console.remark("--print-device NAME shows the source of each number\n")
+}
+
+fn show_document(console: Console, args: &Args, name: &str) -> Result<(), Failure> {
+    let document = documents::named(name)?;
+    if args.json {
+        return console.result(&to_json(&document)?);
+    }
+    let table = views::document(&document);
+    if args.csv {
+        return console.result(&table.csv());
+    }
+    let text = if args.markdown { table.markdown() } else { table.text() };
+    console.result(&format!("{text}\nassumes: {}\n", document.assumptions))
+}
+
+/// Everything, for programs.
+#[derive(serde::Serialize)]
+struct JsonReport<'a> {
+    #[serde(flatten)]
+    report: Json<'a>,
+    sweeps: Vec<JsonSweep<'a>>,
+    measured: Option<&'a Calibration>,
+}
+
+#[derive(serde::Serialize)]
+struct JsonSweep<'a> {
+    axis: &'static str,
+    points: Vec<JsonPoint<'a>>,
+}
+
+#[derive(serde::Serialize)]
+struct JsonPoint<'a> {
+    value: &'a str,
+    cost: Option<&'a smolvla::cost::Cost>,
+    /// Why there is no cost.
+    reason: Option<&'a str>,
+}
+
+impl<'a> JsonSweep<'a> {
+    fn of((sweep, points): &'a (Sweep, Vec<Point>)) -> Self {
+        let points = points
+            .iter()
+            .map(|point| JsonPoint {
+                value: &point.value,
+                cost: point.outcome.as_ref().ok().map(|evaluated| &evaluated.cost),
+                reason: point.outcome.as_ref().err().map(String::as_str),
+            })
+            .collect();
+        Self { axis: sweep.axis.name(), points }
+    }
+}

@@ -1,0 +1,194 @@
+//! What is counted, on what, and how: everything a cost follows from.
+
+use serde::Serialize;
+use smolvla::config::{Architecture, PolicyConfig};
+use smolvla::cost::{Cost, CrossKv, Device, Execution, Fusion, Storage, TimeMlp, Widths};
+use smolvla::count::{Trace, Workload, count};
+
+use super::sweep::Axis;
+use crate::failure::Failure;
+
+/// Everything a cost follows from.
+#[derive(Clone, Debug)]
+pub(crate) struct Scenario {
+    /// The model, as the user named it.
+    pub(crate) model: String,
+    pub(crate) policy: PolicyConfig,
+    pub(crate) architecture: Architecture,
+    pub(crate) workload: Workload,
+    pub(crate) execution: Execution,
+    pub(crate) widths: Widths,
+    pub(crate) device: Device,
+}
+
+/// What it costs.
+#[derive(Clone, Debug)]
+pub(crate) struct Evaluated {
+    pub(crate) trace: Trace,
+    pub(crate) cost: Cost,
+    pub(crate) storage: Storage,
+}
+
+impl Scenario {
+    pub(crate) fn evaluate(&self) -> Result<Evaluated, Failure> {
+        let trace = count(&self.policy, &self.architecture, &self.workload)?;
+        let cost = Cost::of(&trace, &self.execution, &self.widths, &self.device)?;
+        let storage = Storage::of(&self.policy, &self.architecture, &trace, &self.execution, &self.widths);
+        Ok(Evaluated { trace, cost, storage })
+    }
+
+    /// `1 camera, prompt of 48 tokens, 50 actions, 10 denoising steps`.
+    pub(crate) fn describe_workload(&self) -> String {
+        self.describe_workload_but(None)
+    }
+
+    /// The same without what a sweep varies.
+    pub(crate) fn describe_workload_but(&self, varied: Option<Axis>) -> String {
+        let workload = &self.workload;
+        let many = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        let mut parts = Vec::new();
+        let mut add = |axis: Axis, text: String| {
+            if varied != Some(axis) {
+                parts.push(text);
+            }
+        };
+        add(Axis::Cameras, many(workload.cameras, "camera"));
+        if workload.batch > 1 {
+            add(Axis::Batch, format!("batch of {}", workload.batch));
+        }
+        add(Axis::Prompt, format!("prompt of {}", many(workload.prompt_tokens, "token")));
+        add(Axis::Chunk, many(workload.chunk.unwrap_or(self.architecture.chunk_size), "action"));
+        add(Axis::Steps, many(workload.steps, "denoising step"));
+        if !workload.images_together {
+            parts.push("pictures encoded one by one".to_owned());
+        }
+        parts.join(", ")
+    }
+
+    /// `int8: weights int8 with a scale an output (f32), activations int8, …`.
+    pub(crate) fn describe_widths(&self) -> String {
+        let widths = &self.widths;
+        let scales = match (widths.scales, widths.group) {
+            (Some(scales), Some(group)) => format!(" with a scale ({scales}) for {group}"),
+            (Some(scales), None) => format!(" with a scale ({scales}) an output"),
+            (None, _) => String::new(),
+        };
+        format!(
+            "{}: weights {}{scales}, activations {}, K/V {}, gains and biases {}, products in {}, sums in {}",
+            widths.name,
+            widths.weights,
+            widths.activations,
+            widths.kv,
+            widths.parameters,
+            widths.products,
+            widths.accumulators
+        )
+    }
+
+    /// How the device goes through the graph, in a line.
+    pub(crate) fn describe_execution(&self) -> String {
+        let execution = &self.execution;
+        let mut parts = vec![
+            match execution.fusion {
+                Fusion::Operations => "one kernel an operation",
+                Fusion::Blocks => "one kernel an attention or MLP block",
+                Fusion::Layers => "one kernel a layer",
+            }
+            .to_owned(),
+        ];
+        if execution.unfused_attention {
+            parts.push("attention scores through memory".to_owned());
+        }
+        if execution.cross_kv == CrossKv::EveryStep {
+            parts.push("cross-attention's K/V projected in every step".to_owned());
+        }
+        match execution.time_mlp {
+            TimeMlp::Kept => (),
+            TimeMlp::First => parts.push("first chunk with this number of steps".to_owned()),
+            TimeMlp::Whole => parts.push("time MLP over every action in every step".to_owned()),
+        }
+        if execution.resident_bytes > 0.0 {
+            parts.push(format!(
+                "up to {:.1} MB of the expert's weights stay on chip between steps",
+                execution.resident_bytes / 1e6
+            ));
+        }
+        parts.join("; ")
+    }
+
+    /// What a user should know about this scenario.
+    pub(crate) fn notes(&self, evaluated: &Evaluated) -> Vec<String> {
+        let mut notes = vec![format!(
+            "times are modelled from the preset's figures, not measured; {}: {}",
+            self.device.name, self.device.title
+        )];
+        notes.extend(self.device.notes.iter().cloned());
+        let storage = &evaluated.storage;
+        let needed = storage.needed_bytes + storage.kv_cache_bytes + storage.peak_activation_bytes;
+        let capacity = self.device.memory.capacity_gb * 1e9;
+        if needed > capacity {
+            notes.push(format!(
+                "does not fit: weights, K/V and activations take {:.2} GB of {:.2} GB",
+                needed / 1e9,
+                capacity / 1e9
+            ));
+        }
+        if self.device.elementwise.is_none() {
+            notes.push(
+                "the device states no elementwise rate: only products, memory and floors bound it".to_owned(),
+            );
+        }
+        if self.device.launch.is_none() {
+            notes.push("the device states no launch time: kernels cost nothing to start".to_owned());
+        }
+        notes
+    }
+}
+
+/// A scenario and its cost, for programs.
+#[derive(Serialize)]
+pub(crate) struct Json<'a> {
+    model: &'a str,
+    device: &'a Device,
+    workload: JsonWorkload,
+    precision: &'a Widths,
+    execution: &'a Execution,
+    cost: &'a Cost,
+    storage: &'a Storage,
+    notes: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct JsonWorkload {
+    cameras: usize,
+    batch: usize,
+    images_together: bool,
+    prompt_tokens: usize,
+    prefix_tokens: usize,
+    chunk: usize,
+    steps: usize,
+}
+
+impl<'a> Json<'a> {
+    pub(crate) fn of(scenario: &'a Scenario, evaluated: &'a Evaluated) -> Self {
+        let workload = &scenario.workload;
+        Self {
+            model: &scenario.model,
+            device: &scenario.device,
+            workload: JsonWorkload {
+                cameras: workload.cameras,
+                batch: workload.batch,
+                images_together: workload.images_together,
+                prompt_tokens: workload.prompt_tokens,
+                prefix_tokens: evaluated.trace.prefix_tokens,
+                chunk: workload.chunk.unwrap_or(scenario.architecture.chunk_size),
+                steps: workload.steps,
+            },
+            precision: &scenario.widths,
+            execution: &scenario.execution,
+            cost: &evaluated.cost,
+            storage: &evaluated.storage,
+            notes: scenario.notes(evaluated),
+        }
+    }
+}
