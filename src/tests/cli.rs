@@ -561,6 +561,145 @@ fn bad_arguments_of_other_verbs_are_refused() {
 }
 
 #[test]
+fn cost_tells_what_a_chunk_takes_and_what_binds_where() {
+    let output = smolvla(["cost", "--device", "u280", "--precision", "int8"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = stdout(&output);
+    let total = text.lines().find(|line| line.starts_with("total ")).unwrap();
+    assert_eq!(total.split_whitespace().nth(1), Some("175.90"), "{total}");
+    for part in ["450,046,176", "prefix of 113 tokens", "modelled", "300 MHz is assumed", "bound by compute"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    // A folder needs no weights to be counted.
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(TINY.join("config.json"), folder.path().join("config.json")).unwrap();
+    let vlm = TINY.join("vlm");
+    let args =
+        ["cost", "--checkpoint", text_of(folder.path()).as_str(), "--vlm", text_of(&vlm).as_str(), "--json"]
+            .map(str::to_owned);
+    let counted: Value = serde_json::from_str(&stdout(&smolvla(args))).unwrap();
+    let sizes: Value = serde_json::from_str(&stdout(&smolvla(["cost", "--size", "tiny", "--json"]))).unwrap();
+    assert_eq!(counted["cost"], sizes["cost"]);
+    assert!(sizes["cost"]["total"]["macs"].as_u64().unwrap() > 1_000_000);
+}
+
+#[test]
+fn cost_varies_what_it_is_told_to() {
+    let args = ["cost", "--size", "tiny", "--device", "h200", "--sweep", "cameras=1..3", "--csv"];
+    let csv = stdout(&smolvla(args));
+    let totals: Vec<f64> =
+        csv.lines().skip(1).map(|line| line.split(',').nth(6).unwrap().parse().unwrap()).collect();
+    assert_eq!(csv.lines().next().unwrap().split(',').nth(6), Some("total ms"));
+    assert!(totals.len() == 3 && totals[0] < totals[1] && totals[1] < totals[2], "{csv}");
+    // What a device cannot do is a point without a cost, and says why.
+    let text =
+        stdout(&smolvla(["cost", "--size", "tiny", "--device", "u280", "--sweep", "precision=int8,bf16"]));
+    assert!(text.contains("device `u280` multiplies nothing in bf16"), "{text}");
+}
+
+#[test]
+fn cost_reproduces_the_estimates_that_the_project_began_with() {
+    for (scenario, stated, exact) in [
+        ("seed-002", "1201.86", "1278.20"),
+        ("seed-003", "181.92", "175.90"),
+        ("seed-001", "229 (does not follow)", "230"),
+    ] {
+        let text = stdout(&smolvla(["cost", "--scenario", scenario]));
+        let line = text.lines().find(|line| line.contains(stated)).unwrap_or_else(|| panic!("{text}"));
+        assert!(line.contains(exact), "{line}");
+    }
+}
+
+#[test]
+fn cost_sets_measurements_beside_the_roof_and_refuses_to_believe_those_above_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bench.csv");
+    let head = "engine,precision,cameras,batch,threads,vision_ms,prefill_ms,denoise_ms,prefix_tokens\n";
+    let mut args = ["cost", "--device", "cpu", "--csv", "--measured"].map(str::to_owned).to_vec();
+    args.push(text_of(&file));
+    fs::write(&file, format!("{head}mine,bf16,1,1,2,604.4,68.26,299.7,79\n")).unwrap();
+    let output = smolvla(&args);
+    assert!(output.status.success() && stdout(&output).lines().count() == 4, "{}", stderr(&output));
+    fs::write(&file, format!("{head}mine,bf16,1,1,2,200,68.26,299.7,79\n")).unwrap();
+    assert_eq!(
+        fault(&smolvla(&args), 1, &["1 of 3 measurements are faster than the roof", "line 2", "vision"]),
+        None
+    );
+}
+
+#[test]
+fn cost_report_is_one_page_and_its_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("report");
+    let args =
+        ["cost", "--size", "tiny", "--device", "p150", "--sweep", "steps=1,10", "--report", text(&out)];
+    let output = smolvla(args);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let page = fs::read_to_string(out.join("index.html")).unwrap();
+    assert!(page.contains("prefers-color-scheme: dark") && page.contains("not measured"));
+    // Nothing is fetched: no scripts, no pictures, styles or typefaces from elsewhere.
+    for foreign in ["<script", "src=", "<link", "@import", "url("] {
+        assert!(!page.contains(foreign), "{foreign}");
+    }
+    let pictures =
+        ["roofline", "roofline-vision", "roofline-text", "roofline-expert", "waterfall", "sweep-steps"];
+    for name in pictures {
+        for suffix in [".svg", "-dark.svg", ".png", "-dark.png"] {
+            let file = out.join(format!("{name}{suffix}"));
+            assert!(file.metadata().unwrap().len() > 1000, "{}", file.display());
+        }
+    }
+    assert!(page.matches("<svg").count() >= 2 * pictures.len());
+}
+
+#[test]
+fn cost_refuses_what_is_wrong_and_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        fs::write(&file, text).unwrap();
+        text_of(&file)
+    };
+    let toml = |gb_s: &str| {
+        format!("title='t'\nclass='gpu'\n[peaks.bf16]\ntops=1.0\n[memory]\ngb_s={gb_s}\ncapacity_gb=1\n")
+    };
+    let negative = device("negative.toml", &toml("-1.0"));
+    let malformed = device("malformed.toml", &toml("= 3"));
+    let foreign = device("foreign.csv", "a,b\n1,2\n");
+    let cost =
+        |args: &[&str]| smolvla(["cost", "--size", "tiny"].iter().chain(args).map(|arg| (*arg).to_owned()));
+    assert_refused(vec![
+        ("device", cost(&["--device", "abacus"]), 2, &["device", "`abacus`", "u280"]),
+        ("negative bandwidth", cost(&["--device", &negative]), 2, &["negative.toml", "memory.gb_s", "-1"]),
+        (
+            "malformed file",
+            cost(&["--device", &malformed]),
+            2,
+            &["malformed.toml", "line 6", "--print-device"],
+        ),
+        ("cameras", cost(&["--cameras", "0"]), 2, &["cameras: 0"]),
+        ("negative cameras", cost(&["--cameras", "-2"]), 2, &["--cameras", "-2"]),
+        ("steps", cost(&["--steps", "5000"]), 2, &["steps: 5000"]),
+        ("bandwidth", cost(&["--sweep", "bandwidth=-1..2"]), 2, &["bandwidth", "`-1`"]),
+        ("axis", cost(&["--sweep", "colour=1..2"]), 2, &["`colour`", "cameras"]),
+        ("precision", cost(&["--precision", "int3"]), 2, &["precision", "`int3`"]),
+        ("format", cost(&["--device", "u280", "--precision", "bf16"]), 2, &["precision", "u280", "int8"]),
+        ("resident", cost(&["--resident", "-3"]), 2, &["--resident", "-3"]),
+        ("scales", cost(&["--scales", "f16"]), 2, &["--scales", "bf16"]),
+        ("scenario", cost(&["--scenario", "seed-009"]), 2, &["scenario", "seed-009"]),
+        ("measured", cost(&["--measured", &foreign]), 2, &["foreign.csv", "vision_ms"]),
+        ("report", cost(&["--report", &foreign]), 2, &["--report", "is a file"]),
+        (
+            "tables",
+            cost(&["--csv", "--sweep", "batch=1,2", "--sweep", "steps=1,2"]),
+            2,
+            &["--csv", "one --sweep"],
+        ),
+    ]);
+}
+
+#[test]
 fn a_backend_that_cannot_be_opened_exits_with_1() {
     let refusals = ["tt", "fpga"].map(|backend| {
         let culprits: &[&str] = &["yet", "--backend cpu", "hint: `smolvla doctor`"];

@@ -28,6 +28,8 @@ pub mod documents;
 mod estimate;
 mod execution;
 mod format;
+#[cfg(test)]
+mod guide;
 pub mod measured;
 mod storage;
 #[cfg(test)]

@@ -7,9 +7,10 @@ mod sweep;
 mod tables;
 mod views;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use smolvla::Error;
 use smolvla::checkpoint::{Checkpoint, LoadOptions};
 use smolvla::config::{Architecture, PolicyConfig};
 use smolvla::cost::measured::{Calibration, Measured};
@@ -65,22 +66,34 @@ pub(crate) struct Args {
     print_device: Option<String>,
 
     /// Cameras of an observation.
-    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Workload")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        allow_negative_numbers = true,
+        help_heading = "Workload"
+    )]
     cameras: usize,
     /// Encode pictures one by one rather than as one batch.
     #[arg(long, help_heading = "Workload")]
     one_by_one: bool,
     /// Observations in the batch.
-    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Workload")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        allow_negative_numbers = true,
+        help_heading = "Workload"
+    )]
     batch: usize,
     /// Denoising steps; the policy's own unless given.
-    #[arg(long, value_name = "N", help_heading = "Workload")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Workload")]
     steps: Option<usize>,
     /// Tokens of the instruction; the policy's longest unless given.
-    #[arg(long, value_name = "N", help_heading = "Workload")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Workload")]
     prompt: Option<usize>,
     /// Actions in a chunk; the policy's own unless given.
-    #[arg(long, value_name = "N", help_heading = "Workload")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Workload")]
     chunk: Option<usize>,
 
     #[command(flatten)]
@@ -137,7 +150,7 @@ struct WidthArgs {
     #[arg(long, value_name = "FORMAT", value_parser = formats())]
     scales: Option<Format>,
     /// Weights that share a scale within an output.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     group: Option<u32>,
     /// Multiply in this format instead.
     #[arg(long, value_name = "FORMAT", value_parser = formats())]
@@ -162,7 +175,7 @@ struct ExecutionArgs {
     #[arg(long, default_value = "kept", value_parser = named(TimeMlp::ALL, TimeMlp::name))]
     time_mlp: TimeMlp,
     /// Megabytes on chip in which weights of the expert stay between steps; auto: all that the device has.
-    #[arg(long, value_name = "MB|auto", default_value = "0")]
+    #[arg(long, value_name = "MB|auto", default_value = "0", allow_negative_numbers = true)]
     resident: Resident,
 }
 
@@ -218,6 +231,9 @@ pub(crate) fn perform(console: Console, args: &Args) -> Result<(), Failure> {
     if args.csv && args.sweep.len() > 1 {
         return Err(Failure::input("--csv prints one table, so it takes one --sweep"));
     }
+    if let Some(folder) = args.report.as_ref().filter(|folder| folder.exists() && !folder.is_dir()) {
+        return Err(Failure::input(format!("--report {}: is a file; expected a folder", folder.display())));
+    }
     let scenario = args.scenario()?;
     let evaluated = scenario.evaluate()?;
     let sweeps: Vec<(Sweep, Vec<Point>)> = args
@@ -225,16 +241,10 @@ pub(crate) fn perform(console: Console, args: &Args) -> Result<(), Failure> {
         .iter()
         .map(|sweep| Ok((sweep.clone(), points(&scenario, sweep)?)))
         .collect::<Result<_, Failure>>()?;
-    let calibration = args.measured.as_deref().map(|file| {
-        Measured::from_file(file)?.against(
-            &scenario.policy,
-            &scenario.architecture,
-            &scenario.workload,
-            &scenario.execution,
-            &scenario.device,
-        )
-    });
-    let calibration = calibration.transpose()?;
+    let calibration = match &args.measured {
+        Some(file) => Some(calibrate(&scenario, file)?),
+        None => None,
+    };
 
     args.print(console, &scenario, &evaluated, &sweeps, calibration.as_ref())?;
     if let Some(folder) = &args.report {
@@ -252,7 +262,7 @@ pub(crate) fn perform(console: Console, args: &Args) -> Result<(), Failure> {
 impl Args {
     fn scenario(&self) -> Result<Scenario, Failure> {
         let (model, (policy, architecture)) = self.model()?;
-        let device = Device::named(&self.device)?;
+        let device = Device::named(&self.device).map_err(device_failure)?;
         let mut workload = Workload {
             cameras: self.cameras,
             batch: self.batch,
@@ -431,6 +441,24 @@ fn points(scenario: &Scenario, sweep: &Sweep) -> Result<Vec<Point>, Failure> {
             Ok(Point { value: value.clone(), outcome })
         })
         .collect()
+}
+
+/// What a device's file that cannot be used is to be answered with.
+pub(super) fn device_failure(error: Error) -> Failure {
+    let about_a_file = matches!(error, Error::Config { .. });
+    let failure = Failure::from(error);
+    if about_a_file {
+        failure.hint("`smolvla cost --print-device u280` shows what such a file looks like")
+    } else {
+        failure
+    }
+}
+
+fn calibrate(scenario: &Scenario, file: &Path) -> Result<Calibration, Failure> {
+    let hint = "--measured takes what `cargo xtask bench --record` writes to benchmarks/record";
+    let measured = Measured::from_file(file).map_err(|error| Failure::from(error).hint(hint))?;
+    let Scenario { policy, architecture, workload, execution, device, .. } = scenario;
+    Ok(measured.against(policy, architecture, workload, execution, device)?)
 }
 
 /// The line that answers the question.

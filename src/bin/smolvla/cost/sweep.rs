@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use smolvla::cost::{Device, Fusion, Widths};
 
+use super::device_failure;
 use super::scenario::Scenario;
 use crate::failure::Failure;
 
@@ -99,7 +100,7 @@ impl Sweep {
             Axis::Bandwidth => scenario.device = scenario.device.with_bandwidth(factor())?,
             Axis::Compute => scenario.device = scenario.device.with_compute(factor())?,
             Axis::Precision => scenario.widths = Widths::named(value)?,
-            Axis::Device => scenario.device = Device::named(value)?,
+            Axis::Device => scenario.device = Device::named(value).map_err(device_failure)?,
             Axis::Fusion => {
                 scenario.execution.fusion = Fusion::ALL
                     .into_iter()
