@@ -33,7 +33,18 @@ use crate::precision::PrecisionPlan;
 use crate::weights::{LinearSource, StorageType, TensorView};
 
 /// Most pictures in one count: their pixels pass through the graph's own cutting into patches.
-const MOST_IMAGES: usize = 64;
+pub const MOST_IMAGES: usize = 64;
+/// Most values of all their pixels, for the same reason.
+const MOST_PIXEL_VALUES: usize = 1 << 26;
+/// Most patches of a picture.
+const MOST_PATCHES: usize = 1 << 14;
+/// Most pairs of tokens that a mask is made for: the graph makes masks on the host.
+const MOST_MASK: usize = 1 << 27;
+/// Most layers of a stack, elements of a parameter, and elements of all parameters: far beyond any SmolVLA, and so that
+/// no sum overflows.
+const MOST_LAYERS: usize = 512;
+const MOST_ELEMENTS: u128 = 1 << 30;
+const MOST_PARAMETERS: u128 = 1 << 36;
 /// Most denoising steps, as in [`crate::policy`].
 const MOST_STEPS: usize = 1000;
 /// Most instruction tokens; the language model's own limit.
@@ -143,6 +154,7 @@ fn within(field: &str, value: usize, most: usize) -> Result<()> {
 
 /// Everything a chunk takes, in order of execution.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Trace {
     /// The operations.
     pub ops: Vec<Op>,
@@ -156,6 +168,7 @@ pub struct Trace {
 
 /// One operation of the graph.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Op {
     /// Which.
     pub kind: OpKind,
@@ -289,6 +302,7 @@ pub struct Weight {
 
 /// What a tensor is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Role {
     /// A gain, a bias or position embeddings: part of the checkpoint.
     Parameter,
@@ -302,6 +316,7 @@ pub enum Role {
 
 /// A tensor of the trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TensorInfo {
     /// Rows.
     pub rows: usize,
@@ -372,7 +387,9 @@ pub(crate) fn count_on<B: Backend>(
         // How many there are matters, not which.
         architecture.image_special_tokens = Some(ImageSpecialTokens { fake: 0, global: 0 });
     }
-    let shapes = Shapes::new(checkpoint::expected(policy, &architecture));
+    let side = side(policy, &architecture)?;
+    check_sizes(&architecture, workload, side)?;
+    let shapes = Shapes::new(checkpoint::expected(policy, &architecture))?;
     let mut counter = Counter::default();
     if !workload.images_together {
         counter.max_tensor_bytes = Some(1);
@@ -381,7 +398,6 @@ pub(crate) fn count_on<B: Backend>(
     let plan = PrecisionPlan::from(Precision::F32);
     let mut model = graph::load(wrap(counter), &architecture, &plan, &shapes, &mut |_| ())?;
 
-    let side = policy.resize_imgs_with_padding.map_or(architecture.vision.image_size, |(width, _)| width);
     let image = vec![0.0; architecture.vision.channels * side * side];
     let camera =
         CameraInput { side, images: vec![image; workload.batch], present: vec![true; workload.batch] };
@@ -398,7 +414,10 @@ pub(crate) fn count_on<B: Backend>(
         prefix_length: 0,
         layout: PrefixLayout::Packed,
     };
-    lock(&state).running = true;
+    {
+        let mut state = lock(&state);
+        (state.running, state.steps) = (true, workload.steps);
+    }
     let output = model.run(&input, &mut Scopes { state: Arc::clone(&state) })?;
     let mut state = lock(&state);
     Ok(Trace {
@@ -409,6 +428,53 @@ pub(crate) fn count_on<B: Backend>(
     })
 }
 
+/// Side of the pictures that go through the tower.
+fn side(policy: &PolicyConfig, architecture: &Architecture) -> Result<usize> {
+    let vision = &architecture.vision;
+    let (width, height) = policy.resize_imgs_with_padding.unwrap_or((vision.image_size, vision.image_size));
+    let multiple = vision.patch_size * architecture.scale_factor;
+    if width == height && width > 0 && width.is_multiple_of(multiple) {
+        return Ok(width);
+    }
+    Err(Error::input(
+        "resize_imgs_with_padding",
+        format!("[{width}, {height}]; expected a square whose side is a multiple of {multiple}"),
+    ))
+}
+
+/// Refuses what would take more memory or larger numbers than any SmolVLA does.
+fn check_sizes(architecture: &Architecture, workload: &Workload, side: usize) -> Result<()> {
+    let vision = &architecture.vision;
+    for (field, layers) in [
+        ("vision_config.num_hidden_layers", vision.layers),
+        ("num_vlm_layers", architecture.text.layers),
+        ("num_expert_layers", architecture.expert.layers),
+    ] {
+        within(field, layers, MOST_LAYERS)?;
+    }
+    let patches = (side / vision.patch_size).pow(2);
+    within("patches of a picture", patches, MOST_PATCHES)?;
+    let images = workload.batch * workload.cameras;
+    let pixels = side.saturating_mul(side).saturating_mul(vision.channels).saturating_mul(images);
+    within("values of all pictures", pixels, MOST_PIXEL_VALUES)?;
+    let special = if architecture.image_special_tokens.is_some() { 3 } else { 0 };
+    let image_tokens = patches / architecture.scale_factor.pow(2) + special;
+    let prefix = workload.cameras * image_tokens + workload.prompt_tokens + 1;
+    let chunk = architecture.chunk_size;
+    let pairs = workload.batch.saturating_mul(prefix.max(chunk)).saturating_mul(prefix + chunk);
+    if pairs > MOST_MASK {
+        return Err(Error::input(
+            "prompt",
+            format!(
+                "a batch of {} with a prefix of {prefix} tokens and {chunk} actions has masks of {pairs} pairs; expected at \
+                 most {MOST_MASK}",
+                workload.batch
+            ),
+        ));
+    }
+    Ok(())
+}
+
 /// Parameters of the right shapes without values.
 struct Shapes {
     tensors: HashMap<String, (usize, usize)>,
@@ -417,20 +483,29 @@ struct Shapes {
 }
 
 impl Shapes {
-    fn new(expected: Vec<ExpectedTensor>) -> Self {
-        let tensors: HashMap<_, _> = expected
-            .into_iter()
-            .map(|tensor| {
-                let shape = tensor.shape();
-                let matrix = match shape[..] {
-                    [cols] => (1, cols),
-                    _ => (shape[0], shape[1..].iter().product()),
-                };
-                (tensor.name, matrix)
-            })
-            .collect();
-        let largest = tensors.values().map(|(rows, cols)| rows * cols).max().unwrap_or(0);
-        Self { tensors, zeros: vec![0; largest * StorageType::Bf16.size_bytes()] }
+    fn new(expected: Vec<ExpectedTensor>) -> Result<Self> {
+        let mut tensors = HashMap::with_capacity(expected.len());
+        let (mut largest, mut all) = (0, 0_u128);
+        for tensor in expected {
+            let shape = tensor.shape();
+            let elements = shape.iter().map(|len| *len as u128).product::<u128>();
+            all += elements;
+            if elements > MOST_ELEMENTS || all > MOST_PARAMETERS {
+                return Err(Error::input(
+                    tensor.name,
+                    format!(
+                        "{shape:?} is larger than costs are counted for: {MOST_ELEMENTS} elements, or {MOST_PARAMETERS} in all"
+                    ),
+                ));
+            }
+            let matrix = match shape[..] {
+                [cols] => (1, cols),
+                _ => (shape[0], shape[1..].iter().product()),
+            };
+            largest = largest.max(matrix.0 * matrix.1);
+            tensors.insert(tensor.name, matrix);
+        }
+        Ok(Self { tensors, zeros: vec![0; largest * StorageType::Bf16.size_bytes()] })
     }
 }
 
@@ -463,6 +538,8 @@ struct State {
     layer: Arc<str>,
     is_mlp: bool,
     step: Option<usize>,
+    /// Denoising steps in all.
+    steps: usize,
     ops: Vec<Op>,
     tensors: Vec<TensorInfo>,
 }
@@ -476,6 +553,7 @@ impl Default for State {
             layer: "vision.embeddings".into(),
             is_mlp: false,
             step: None,
+            steps: 0,
             ops: Vec::new(),
             tensors: Vec::new(),
         }
@@ -493,6 +571,14 @@ impl State {
         let id = self.tensors.len();
         self.tensors.push(TensorInfo { rows, cols, role, view_of });
         Shape { id, rows, cols }
+    }
+
+    /// Tells the rotary embeddings of a layer apart, in their order.
+    fn name_ropes(&mut self, first: usize, names: &[&str]) {
+        let ropes = self.ops[first..].iter_mut().filter(|op| op.kind == OpKind::Rope);
+        for (op, name) in ropes.zip(names) {
+            op.name = (*name).into();
+        }
     }
 
     fn op(&mut self, kind: OpKind, name: impl Into<Arc<str>>) -> Op {
@@ -533,7 +619,8 @@ impl Observer for Scopes {
             Site::PrefixEmbeddings => state.enter(Part::Text, "text"),
             Site::TextValue(_) => state.enter(Part::CrossKv, "expert.cross_kv"),
             Site::Actions { step } => {
-                state.step = Some(step);
+                // After the last step there is only the download.
+                state.step = (step < state.steps).then_some(step);
                 state.enter(Part::Expert, "expert.euler");
             }
             _ => (),
@@ -891,7 +978,18 @@ impl Backend for Counter {
         mask: &ShapeOfMask,
     ) -> Result<TextLayerOutput<Shape>, BackendError> {
         self.state().enter(Part::Text, layer.qkv.layer_and_name().0);
+        let first = self.state().ops.len();
         let output = graph::text_layer(self, layer, x, cos, sin, mask)?;
+        match layer.output {
+            Some(_) => self.state().name_ropes(first, &["rope_q", "rope_k"]),
+            None => {
+                // The last layer makes only keys and values.
+                let mut state = self.state();
+                state.name_ropes(first, &["rope_k"]);
+                let fused = state.ops[first..].iter_mut().filter(|op| op.kind == OpKind::Linear);
+                fused.for_each(|op| op.name = "kv".into());
+            }
+        }
         self.keep([&output.kv.key, &output.kv.value]);
         Ok(output)
     }
@@ -904,7 +1002,10 @@ impl Backend for Counter {
         x: &Shape,
     ) -> Result<Shape, BackendError> {
         self.state().enter(Part::Expert, layer.output.layer_and_name().0);
-        graph::expert_layer(self, layer, prefix, context, x)
+        let first = self.state().ops.len();
+        let output = graph::expert_layer(self, layer, prefix, context, x)?;
+        self.state().name_ropes(first, &["rope_q", "rope_k"]);
+        Ok(output)
     }
 
     fn denoise_step(

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,11 @@ use crate::error::{Error, Result};
 
 /// Most bytes of a device file.
 const LARGEST_FILE: u64 = 1 << 20;
+
+/// Where figures of devices lie, whatever their unit; beyond are mistakes, and sums that overflow.
+const RANGE: RangeInclusive<f64> = 1e-6..=1e9;
+/// Where factors on them lie.
+const FACTORS: RangeInclusive<f64> = 1e-3..=1e3;
 
 /// The presets that come with the library, by name.
 const PRESETS: [(&str, &str); 8] = [
@@ -28,6 +34,7 @@ const PRESETS: [(&str, &str); 8] = [
 /// What bounds a device, as its file says. Rates are dense; a multiply-accumulate counts as two operations.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Device {
     /// Its short name: a preset's, or its file's without extension.
     #[serde(skip_deserializing)]
@@ -45,7 +52,7 @@ pub struct Device {
     pub memory: Memory,
     /// Memory on chip that could keep weights between denoising steps.
     pub on_chip: Option<OnChip>,
-    /// The least time that a kernel takes.
+    /// What a kernel takes on top of its work.
     pub launch: Option<Launch>,
     /// Rate of everything that is no matrix product.
     pub elementwise: Option<Elementwise>,
@@ -116,7 +123,7 @@ pub struct OnChip {
     pub source: String,
 }
 
-/// The least time of a kernel.
+/// What a kernel takes on top of its work: starting it, filling and draining.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Launch {
@@ -133,6 +140,9 @@ pub struct Launch {
 pub struct Elementwise {
     /// 10⁹ operations a second.
     pub gops: f64,
+    /// Whether the units that multiply matrices do it, so that both take their turns; otherwise they overlap.
+    #[serde(default)]
+    pub shared: bool,
     /// Where the number is from.
     #[serde(default)]
     pub source: String,
@@ -281,7 +291,7 @@ impl Device {
     /// Operations that `product` takes on this device, padding included.
     pub fn padded_ops(&self, product: &crate::count::Product) -> f64 {
         let Some(array) = &self.array else { return 2.0 * product.macs() as f64 };
-        let up = |value: u64, multiple: u64| value.div_ceil(multiple) as f64 * multiple as f64;
+        let up = |value: u64, multiple: u64| value.div_ceil(multiple.max(1)) as f64 * multiple.max(1) as f64;
         2.0 * product.count as f64
             * up(product.rows, array.rows)
             * up(product.depth, array.depth)
@@ -291,7 +301,7 @@ impl Device {
     /// The same device with `factor` times the bandwidth.
     ///
     /// # Errors
-    /// [`Error::Input`] when `factor` is not a positive number.
+    /// [`Error::Input`] when `factor` is not between 0.001 and 1000.
     pub fn with_bandwidth(mut self, factor: f64) -> Result<Self> {
         self.memory.gb_s *= positive_factor("bandwidth", factor)?;
         Ok(self)
@@ -300,7 +310,7 @@ impl Device {
     /// The same device with `factor` times the arithmetic.
     ///
     /// # Errors
-    /// [`Error::Input`] when `factor` is not a positive number.
+    /// [`Error::Input`] when `factor` is not between 0.001 and 1000.
     pub fn with_compute(mut self, factor: f64) -> Result<Self> {
         let factor = positive_factor("compute", factor)?;
         for peak in self.peaks.values_mut() {
@@ -314,10 +324,16 @@ impl Device {
 }
 
 fn positive_factor(field: &str, factor: f64) -> Result<f64> {
-    if factor.is_finite() && factor > 0.0 {
+    if FACTORS.contains(&factor) {
         return Ok(factor);
     }
-    Err(Error::input(field, format!("a factor of {factor}; expected a positive number")))
+    let (least, most) = (FACTORS.start(), FACTORS.end());
+    Err(Error::input(field, format!("a factor of {factor}; expected {least} to {most}")))
+}
+
+/// What to add to a refusal of a number that has the right sign.
+fn beyond(value: f64) -> String {
+    if value > 0.0 { format!(" from {} to {}", RANGE.start(), RANGE.end()) } else { String::new() }
 }
 
 /// Checks numbers of a file.
@@ -331,17 +347,17 @@ impl Numbers<'_> {
     }
 
     fn positive(&self, key: &str, value: f64) -> Result<()> {
-        if value.is_finite() && value > 0.0 {
+        if RANGE.contains(&value) {
             return Ok(());
         }
-        Err(self.error(key, &format!("is {value}; expected a positive number")))
+        Err(self.error(key, &format!("is {value}; expected a positive number{}", beyond(value))))
     }
 
     fn not_negative(&self, key: &str, value: f64) -> Result<()> {
-        if value.is_finite() && value >= 0.0 {
+        if (0.0..=*RANGE.end()).contains(&value) {
             return Ok(());
         }
-        Err(self.error(key, &format!("is {value}; expected a number that is not negative")))
+        Err(self.error(key, &format!("is {value}; expected a number that is not negative{}", beyond(value))))
     }
 
     fn share(&self, key: &str, value: f64) -> Result<()> {
@@ -418,6 +434,8 @@ capacity_gb = 16.0
             with("gb_s = 1000.0", "gb_s = nan"),
             "mine.toml: memory.gb_s: is NaN; expected a positive number"
         );
+        let message = with("gb_s = 1000.0", "gb_s = 1e300");
+        assert!(message.ends_with("expected a positive number from 0.000001 to 1000000000"), "{message}");
         let message = with("gb_s = 1000.0", "gbps = 1000.0");
         assert!(message.starts_with("mine.toml: line 6: unknown field `gbps`"), "{message}");
         let message = with("tops = 100.0", "");
@@ -457,7 +475,7 @@ capacity_gb = 16.0
     #[test]
     fn factors_must_be_positive() {
         let message = parse(MINE).unwrap().with_bandwidth(-1.0).unwrap_err().to_string();
-        assert_eq!(message, "bandwidth: a factor of -1; expected a positive number");
+        assert_eq!(message, "bandwidth: a factor of -1; expected 0.001 to 1000");
         assert!(parse(MINE).unwrap().with_compute(f64::NAN).is_err());
         assert_eq!(parse(MINE).unwrap().with_bandwidth(2.0).unwrap().memory.gb_s, 2000.0);
     }

@@ -18,7 +18,7 @@ pub enum Bound {
     Elementwise,
     /// Memory traffic.
     Bandwidth,
-    /// The least time that a kernel takes, whatever it does.
+    /// What a kernel takes on top of its work: starting it, filling and draining.
     Floor,
 }
 
@@ -51,8 +51,9 @@ impl Serialize for Part {
 
 /// Seconds, by what they are for.
 ///
-/// A kernel computes and transfers at the same time, so it takes the longest of the three and its floor on top. Rates are
-/// those that the device attains ([`Peak::attained`](super::Peak::attained)).
+/// A kernel computes and transfers at the same time, so it takes the longest of the three and its floor on top; where
+/// products and other arithmetic take turns on the same units ([`Elementwise::shared`](super::Elementwise::shared)),
+/// their sum counts as one. Rates are those that the device attains ([`Peak::attained`](super::Peak::attained)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Seconds {
     /// Matrix products.
@@ -63,7 +64,7 @@ pub struct Seconds {
     pub bandwidth: f64,
     /// Floors.
     pub floor: f64,
-    /// What it takes, kernel by kernel: `max(compute, elementwise, bandwidth) + floor`.
+    /// What it takes, kernel by kernel: the longest and the floor.
     pub total: f64,
     /// What no implementation of these kernels can go below: products and traffic at the device's peaks, without floors
     /// or padding.
@@ -83,13 +84,15 @@ impl Seconds {
         let on_chip = device.on_chip.as_ref().and_then(|on_chip| on_chip.gb_s);
         let found = on_chip.map_or(0.0, |gb_s| kernel.resident / (gb_s * 1e9));
         let transfer = bytes / (bandwidth * device.memory.attained) + found;
-        let floor = device.launch.as_ref().map_or(0.0, |launch| launch.us * 1e-6);
+        let floor = device.launch.as_ref().map_or(0.0, |launch| kernel.launches as f64 * launch.us * 1e-6);
+        let shared = device.elementwise.as_ref().is_some_and(|vector| vector.shared);
+        let arithmetic = if shared { compute + elementwise } else { compute.max(elementwise) };
         Ok(Self {
             compute,
             elementwise,
             bandwidth: transfer,
             floor,
-            total: compute.max(elementwise).max(transfer) + floor,
+            total: arithmetic.max(transfer) + floor,
             roof: (2.0 * kernel.macs() as f64 / rate).max(bytes / bandwidth),
         })
     }
@@ -142,7 +145,7 @@ pub struct Sums {
 
 impl Sums {
     fn add(&mut self, kernel: &Kernel, seconds: &Seconds) {
-        self.kernels += 1;
+        self.kernels += kernel.launches;
         self.macs += kernel.macs();
         self.elementwise += kernel.elementwise;
         self.traffic.add(&kernel.traffic);
@@ -281,7 +284,6 @@ struct Key {
     layer: String,
     name: Arc<str>,
     products: Vec<Product>,
-    elementwise: u64,
 }
 
 impl Key {
@@ -296,7 +298,6 @@ impl Key {
             layer: layer.join("."),
             name: Arc::clone(&kernel.name),
             products: kernel.products.clone(),
-            elementwise: kernel.elementwise,
         }
     }
 }

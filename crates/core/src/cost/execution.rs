@@ -1,4 +1,7 @@
 //! How a device goes through the graph: what is one kernel, and what crosses its memory interface.
+//!
+//! A kernel reads each of its operands once and writes each result once, however large they are: blocking is taken to be
+//! good enough. All activations have one width, the residual stream, rotary tables and noise included.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -92,8 +95,8 @@ impl CrossKv {
 pub struct Execution {
     /// What is one kernel.
     pub fusion: Fusion,
-    /// Whether attention's scores go through memory, twice there and twice back, instead of staying on chip. Only
-    /// with [`Fusion::Operations`].
+    /// Whether attention is three kernels (scores, softmax, product with the values) that hand scores on through
+    /// memory, twice there and twice back, instead of keeping them on chip. Only with [`Fusion::Operations`].
     pub unfused_attention: bool,
     /// When cross-attention's keys and values are computed.
     pub cross_kv: CrossKv,
@@ -155,6 +158,7 @@ impl Traffic {
 
 /// What a device computes in one go.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Kernel {
     /// The part of the model.
     pub part: Part,
@@ -164,6 +168,8 @@ pub struct Kernel {
     pub name: Arc<str>,
     /// The denoising step.
     pub step: Option<usize>,
+    /// How often something is started for it: once, or three times for an attention whose scores go through memory.
+    pub launches: u64,
     /// Matrix products.
     pub products: Vec<Product>,
     /// Operations beside them.
@@ -207,7 +213,8 @@ pub fn peak_activation(trace: &Trace, execution: &Execution) -> (u64, String) {
                 live.insert(*id, tensor.elements());
             }
         }
-        let sum: u64 = live.values().sum();
+        let scores = if execution.unfused_attention { op.scores } else { 0 };
+        let sum = live.values().sum::<u64>() + scores;
         if sum > peak.0 {
             peak = (sum, format!("{}.{}", op.layer, op.name));
         }
@@ -422,6 +429,7 @@ fn kernel(
         layer: Arc::clone(&first.layer),
         name,
         step: first.step,
+        launches: 1,
         products: ops.iter().flat_map(|op| op.products.clone()).collect(),
         elementwise: ops.iter().map(|op| op.elementwise).sum(),
         traffic: Traffic::default(),
@@ -473,6 +481,7 @@ fn kernel(
         if execution.unfused_attention && execution.fusion == Fusion::Operations {
             // Written, read by the softmax, written, read by the product with the values.
             kernel.traffic.scores += 4.0 * op.scores as f64 * widths.activations.bytes();
+            kernel.launches += if op.scores > 0 { 2 } else { 0 };
         }
     }
     kernel

@@ -1,6 +1,7 @@
 //! Number formats, and which of them each kind of value is kept in.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 use serde::{Serialize, Serializer};
 
@@ -130,7 +131,7 @@ pub struct Widths {
     /// What products are multiplied in: the device's peak for it bounds them.
     pub products: Format,
     /// Weights that share a scale within one output; `None`: all of an output.
-    pub group: Option<usize>,
+    pub group: Option<NonZeroU32>,
 }
 
 impl Widths {
@@ -166,7 +167,7 @@ impl Widths {
             },
             parameters: if weights == Format::F32 { Format::F32 } else { Format::Bf16 },
             products,
-            group: (weights == Format::Int4).then_some(128),
+            group: if weights == Format::Int4 { NonZeroU32::new(128) } else { None },
         };
         Ok(match name {
             "f32" => of(Format::F32, Format::F32, Format::F32),
@@ -219,7 +220,7 @@ impl Widths {
             return 0.0;
         };
         let groups = match self.group {
-            Some(group) => (elements / outputs).div_ceil(group as u64),
+            Some(group) => (elements / outputs).div_ceil(u64::from(group.get())),
             None => 1,
         };
         (outputs * groups) as f64 * scales.bytes()

@@ -8,7 +8,7 @@ use super::Widths;
 use super::execution::{Execution, peak_activation};
 use crate::checkpoint::{Component, ExpectedTensor, expected};
 use crate::config::{Architecture, PolicyConfig};
-use crate::count::{Role, Trace};
+use crate::count::{OpKind, Role, Trace};
 
 /// Parameters of a component of the checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -72,7 +72,8 @@ impl Storage {
             .collect();
         let kept: u64 = kept.into_iter().map(|id| trace.tensors[id].elements()).sum();
         let largest_result =
-            trace.ops.iter().flat_map(|op| &op.products).map(|p| p.rows * p.cols).max().unwrap_or(0);
+            trace.ops.iter().filter(|op| op.kind == OpKind::Linear).flat_map(|op| &op.products);
+        let largest_result = largest_result.map(|product| product.rows * product.cols).max().unwrap_or(0);
         let largest_scores = trace.ops.iter().map(|op| op.scores).max().unwrap_or(0);
         Self {
             tensors: components.iter().map(|component| component.tensors).sum(),

@@ -261,8 +261,10 @@ fn fusing_more_moves_less_and_computes_the_same() {
     assert_eq!(operations.traffic.weights, layers.traffic.weights);
     let unfused = Execution { unfused_attention: true, ..Execution::default() };
     let scores = 12.0 * 2.0 * 12.0 * 1024.0_f64.powi(2);
-    let vision = uniform(&trace, &unfused).part(Part::Vision).traffic;
-    assert_eq!(vision.scores, 4.0 * scores);
+    let apart = uniform(&trace, &unfused);
+    assert_eq!(apart.part(Part::Vision).traffic.scores, 4.0 * scores);
+    // Three kernels in place of one, for twelve layers of each tower, of the language model and of ten steps.
+    assert_eq!(apart.total.kernels, operations.kernels + 2 * (12 + 15 + 160));
 }
 
 #[test]
@@ -290,6 +292,17 @@ fn cross_kv_in_every_step_costs_ten_times_as_much_and_reads_the_language_models_
     let projections = once.part(Part::CrossKv).macs;
     assert_eq!(often.part(Part::Expert).macs, once.part(Part::Expert).macs + 10 * projections);
     assert_eq!(often.total.macs, once.total.macs + 9 * projections);
+    for fusion in Fusion::ALL {
+        let trace = traced(&base(), |w| w.batch = 2);
+        let often = Execution { cross_kv: CrossKv::EveryStep, ..execution(fusion) };
+        let (often, once) = (uniform(&trace, &often).total, uniform(&trace, &execution(fusion)).total);
+        assert_eq!(often.macs - once.macs, 9 * 2 * projections, "{fusion:?}");
+        assert_eq!(often.traffic.weights - once.traffic.weights, 9.0 * 1_638_400.0, "{fusion:?}");
+        // Once they stay on chip they are read in the first step alone.
+        let resident = Execution { cross_kv: CrossKv::EveryStep, resident_bytes: 1e12, ..execution(fusion) };
+        let kept = uniform(&trace, &resident);
+        assert_eq!(kept.part(Part::Expert).traffic.weights, 97_666_560.0 + 1_638_400.0, "{fusion:?}");
+    }
     // Each step reads as many keys and values, the language model's in place of their projections.
     assert_eq!(often.part(Part::Expert).traffic.kv_read, once.part(Part::Expert).traffic.kv_read);
     assert_eq!(often.part(Part::Expert).traffic.activations(), once.part(Part::Expert).traffic.activations());
@@ -319,10 +332,14 @@ fn cameras_one_by_one_read_the_towers_weights_each() {
 }
 
 #[test]
-fn peak_activation_is_the_mlp_of_the_vision_tower() {
+fn peak_activation_is_the_mlp_of_the_vision_tower_or_unfused_scores() {
     let (peak, at) = peak_activation(&traced(&base(), |_| ()), &Execution::default());
     // The residual, the normalised residual and what the first layer makes of it.
     assert_eq!((peak, at.as_str()), (1024 * (768 + 768 + 3072), "vision.layers.0.fc1"));
+    // The residual, query, key and value, what attention makes of them, and twelve heads' scores.
+    let unfused = Execution { unfused_attention: true, ..Execution::default() };
+    let (peak, at) = peak_activation(&traced(&base(), |_| ()), &unfused);
+    assert_eq!((peak, at.as_str()), (1024 * (768 + 3 * 768 + 768 + 12 * 1024), "vision.layers.0.attention"));
 }
 
 #[test]
@@ -338,8 +355,47 @@ fn workloads_out_of_range_name_the_field() {
     assert_eq!(refused(&|w| w.steps = 1001), "steps: 1001; expected 1 to 1000");
     assert_eq!(refused(&|w| w.prompt_tokens = 0), "prompt: 0; expected 1 to 8192");
     assert_eq!(refused(&|w| w.chunk = Some(0)), "chunk: 0; expected 1 to 4096");
+    let long = refused(&|w| (w.batch, w.prompt_tokens) = (64, 8192));
+    assert!(long.starts_with("prompt: a batch of 64 with a prefix of 8197 tokens"), "{long}");
     let many = refused(&|w| (w.batch, w.cameras) = (20, 4));
     assert_eq!(many, "cameras: 4 with a batch of 20 are 80 pictures; expected at most 64 in all");
+}
+
+#[test]
+fn pictures_that_the_policy_would_refuse_are_refused() {
+    for (resize, named) in
+        [([70, 70], "[70, 70]"), ([24, 24], "[24, 24]"), ([64, 32], "[64, 32]"), ([0, 0], "0")]
+    {
+        let result = synth::sizes(&SynthOptions {
+            overrides: [("resize_imgs_with_padding".to_owned(), serde_json::json!(resize))]
+                .into_iter()
+                .collect(),
+            ..SynthOptions::default()
+        });
+        let refused =
+            result.and_then(|(policy, architecture)| count(&policy, &architecture, &Workload::of(&policy)));
+        let message = refused.unwrap_err().to_string();
+        assert!(message.contains("resize_imgs_with_padding") && message.contains(named), "{message}");
+    }
+}
+
+#[test]
+fn sizes_beyond_any_model_are_refused() {
+    let (policy, architecture) = base();
+    let refused = |change: &dyn Fn(&mut Architecture)| {
+        let mut architecture = architecture.clone();
+        change(&mut architecture);
+        count(&policy, &architecture, &Workload::of(&policy)).unwrap_err().to_string()
+    };
+    let huge = 1 << 20;
+    let message = refused(&|a| (a.vision.hidden, a.vision.intermediate) = (huge, huge));
+    assert!(message.contains("is larger than costs are counted for"), "{message}");
+    let message = refused(&|a| (a.text.heads, a.text.head_dim) = (huge, huge));
+    assert!(message.contains("q_proj.weight: [1099511627776, 960] is larger"), "{message}");
+    let message = refused(&|a| a.text.layers = huge);
+    assert_eq!(message, "num_vlm_layers: 1048576; expected 1 to 512");
+    let message = refused(&|a| a.vision.patch_size = 1);
+    assert_eq!(message, "patches of a picture: 262144; expected 1 to 16384");
 }
 
 #[test]
@@ -409,13 +465,13 @@ fn documents_are_reproduced_to_the_digit() {
         for row in &document.rows {
             rows += 1;
             if !row.follows() {
-                contradictions.push((name, row.what, row.stated, row.value_as_printed()));
+                contradictions.push((name, row.what, row.stated, row.value_as_printed().unwrap()));
             }
-            let differs = row.exact_as_printed().is_some_and(|exact| exact != row.value_as_printed());
+            let differs = row.exact_as_printed() != row.value_as_printed();
             assert!(!differs || !row.reason.is_empty(), "{name}: {}: no reason", row.what);
         }
     }
-    assert_eq!(rows, 68);
+    assert_eq!(rows, 67);
     // Where a document's number does not follow from its own terms.
     let found: Vec<_> = contradictions.iter().map(|(n, w, s, v)| (*n, *w, *s, v.as_str())).collect();
     assert_eq!(
@@ -426,7 +482,6 @@ fn documents_are_reproduced_to_the_digit() {
             ("seed-002", "embeddings and head in BF16", "526", "507"),
             ("seed-002", "weights that exceed on-chip memory", "180", "340"),
             ("seed-003", "Q, K, V, Out", "2.41", "2.42"),
-            ("seed-004", "parameters", "0.8", "0.9"),
         ]
     );
     let message = documents::named("seed-005").unwrap_err().to_string();
@@ -464,7 +519,7 @@ fn every_kind_of_operation_occurs() {
     }
 }
 
-/// Noise is uploaded before the first step.
+/// Noise is uploaded before the first step, and actions are downloaded after the last.
 fn has_step(op: &crate::count::Op) -> bool {
-    op.kind != OpKind::Upload
+    !matches!(op.kind, OpKind::Upload | OpKind::Download)
 }

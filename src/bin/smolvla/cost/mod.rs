@@ -1,5 +1,6 @@
 //! `smolvla cost`: what the model costs on a device, counted from the graph that runs.
 
+mod choices;
 mod pictures;
 mod report;
 mod scenario;
@@ -9,12 +10,11 @@ mod views;
 
 use std::path::{Path, PathBuf};
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use smolvla::Error;
 use smolvla::checkpoint::{Checkpoint, LoadOptions};
 use smolvla::config::{Architecture, PolicyConfig};
 use smolvla::cost::measured::{Calibration, Measured};
-use smolvla::cost::{CrossKv, Device, Execution, Format, Fusion, TimeMlp, Widths, documents};
+use smolvla::cost::{Device, documents};
 use smolvla::count::Workload;
 use smolvla::synth::{self, Size, SynthOptions};
 
@@ -22,6 +22,7 @@ use crate::console::{Console, Unit};
 use crate::failure::Failure;
 use crate::output::to_json;
 use crate::synth::sizes;
+use choices::{ExecutionArgs, WidthArgs};
 use scenario::{Evaluated, Json, Scenario};
 use sweep::Sweep;
 use tables::Table;
@@ -41,6 +42,37 @@ modelled: for each kernel the longest of its arithmetic and its traffic, at the 
 attains, and a floor. The roof is the same at the device's peaks without padding and floors.
 1 MAC = 2 operations; MB = 10^6 bytes.";
 
+/// What a scenario brings with it.
+const SCENARIO_DECIDES: [&str; 27] = [
+    "checkpoint",
+    "vlm",
+    "size",
+    "device",
+    "cameras",
+    "one_by_one",
+    "batch",
+    "steps",
+    "prompt",
+    "chunk",
+    "precision",
+    "weights",
+    "activations",
+    "kv",
+    "accumulators",
+    "scales",
+    "group",
+    "products",
+    "fusion",
+    "unfused_attention",
+    "cross_kv",
+    "time_mlp",
+    "resident",
+    "sweep",
+    "measured",
+    "report",
+    "list_devices",
+];
+
 /// Tell what the model costs on a device: arithmetic, traffic, storage, time, and what binds where.
 #[derive(clap::Args)]
 #[command(after_help = AFTER_HELP)]
@@ -59,21 +91,15 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME|FILE", default_value = "cpu", help_heading = "Device")]
     device: String,
     /// List the presets.
-    #[arg(long, help_heading = "Device")]
+    #[arg(long, help_heading = "Device", exclusive = true)]
     list_devices: bool,
     /// Print a preset's file, with the source of every number, as a start for one's own.
-    #[arg(long, value_name = "NAME", help_heading = "Device")]
+    #[arg(long, value_name = "NAME", help_heading = "Device", exclusive = true)]
     print_device: Option<String>,
 
-    /// Cameras of an observation.
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 1,
-        allow_negative_numbers = true,
-        help_heading = "Workload"
-    )]
-    cameras: usize,
+    /// Cameras of an observation; those of the checkpoint unless given, one without a checkpoint.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Workload")]
+    cameras: Option<usize>,
     /// Encode pictures one by one rather than as one batch.
     #[arg(long, help_heading = "Workload")]
     one_by_one: bool,
@@ -105,11 +131,13 @@ pub(crate) struct Args {
     /// precision=int8,bf16, device=h200,p150, fusion=operations,layers. Can be repeated.
     #[arg(long, value_name = "AXIS=VALUES", help_heading = "What-ifs")]
     sweep: Vec<Sweep>,
-    /// Show an estimate that the project began with beside the exact figures: seed-000 to seed-004.
-    #[arg(long, value_name = "NAME", help_heading = "What-ifs", conflicts_with_all = ["checkpoint", "sweep", "measured", "report"])]
+    /// Show an estimate that the project began with beside the exact figures: seed-000 to seed-004. Its model, workload
+    /// and numbers are its own.
+    #[arg(long, value_name = "NAME", help_heading = "What-ifs", conflicts_with_all = SCENARIO_DECIDES)]
     scenario: Option<String>,
-    /// Set measurements of `cargo xtask bench --record` beside the roof. One that is faster is an error.
-    #[arg(long, value_name = "CSV", help_heading = "What-ifs")]
+    /// Set measurements of `cargo xtask bench --record` beside the roof. One that is faster is an error. Cameras, batch
+    /// and precision are each row's own.
+    #[arg(long, value_name = "CSV", help_heading = "What-ifs", conflicts_with = "chunk")]
     measured: Option<PathBuf>,
 
     /// Print one JSON object.
@@ -126,94 +154,6 @@ pub(crate) struct Args {
     report: Option<PathBuf>,
 }
 
-/// Number formats.
-#[derive(clap::Args)]
-#[command(next_help_heading = "Number formats")]
-struct WidthArgs {
-    /// A usual combination: f32, bf16, f16, fp8, bfp8, bfp4, int8, int8w, int4 or int4w; auto: bf16 where the
-    /// device multiplies it, else int8.
-    #[arg(long, value_name = "NAME", default_value = "auto")]
-    precision: String,
-    /// Weights in this format instead.
-    #[arg(long, value_name = "FORMAT", value_parser = formats())]
-    weights: Option<Format>,
-    /// Activations in this format instead.
-    #[arg(long, value_name = "FORMAT", value_parser = formats())]
-    activations: Option<Format>,
-    /// Keys and values of the prefix in this format instead.
-    #[arg(long, value_name = "FORMAT", value_parser = formats())]
-    kv: Option<Format>,
-    /// Sums of products in this format instead.
-    #[arg(long, value_name = "FORMAT", value_parser = formats())]
-    accumulators: Option<Format>,
-    /// Scales of integer weights in this format instead.
-    #[arg(long, value_name = "FORMAT", value_parser = formats())]
-    scales: Option<Format>,
-    /// Weights that share a scale within an output.
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
-    group: Option<u32>,
-    /// Multiply in this format instead.
-    #[arg(long, value_name = "FORMAT", value_parser = formats())]
-    products: Option<Format>,
-}
-
-/// How the device goes through the graph.
-#[derive(clap::Args)]
-#[command(next_help_heading = "Execution")]
-struct ExecutionArgs {
-    /// What is one kernel, reading from memory and writing to it.
-    #[arg(long, default_value = "operations", value_parser = named(Fusion::ALL, Fusion::name))]
-    fusion: Fusion,
-    /// Attention scores go through memory. Only with --fusion operations.
-    #[arg(long)]
-    unfused_attention: bool,
-    /// Whether cross-attention's keys and values are projected once a chunk or, as in LeRobot, in every step.
-    #[arg(long, default_value = "static", value_parser = named(CrossKv::ALL, CrossKv::name))]
-    cross_kv: CrossKv,
-    /// The time MLP's first layer: its time half kept from an earlier chunk, made in this first one, or whole over
-    /// every action and step as in LeRobot.
-    #[arg(long, default_value = "kept", value_parser = named(TimeMlp::ALL, TimeMlp::name))]
-    time_mlp: TimeMlp,
-    /// Megabytes on chip in which weights of the expert stay between steps; auto: all that the device has.
-    #[arg(long, value_name = "MB|auto", default_value = "0", allow_negative_numbers = true)]
-    resident: Resident,
-}
-
-/// How much stays on chip.
-#[derive(Clone, Copy, Debug)]
-enum Resident {
-    Auto,
-    Megabytes(f64),
-}
-
-impl std::str::FromStr for Resident {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "auto" {
-            return Ok(Self::Auto);
-        }
-        let number: Option<f64> = text.parse().ok();
-        number
-            .filter(|number| number.is_finite() && *number >= 0.0)
-            .map(Self::Megabytes)
-            .ok_or_else(|| "expected megabytes, not negative, or auto".to_owned())
-    }
-}
-
-fn formats() -> impl TypedValueParser<Value = Format> {
-    named(Format::ALL, Format::name)
-}
-
-/// Takes one of some values by its name; for clap.
-fn named<T, const N: usize>(all: [T; N], name: fn(T) -> &'static str) -> impl TypedValueParser<Value = T>
-where
-    T: Copy + Send + Sync + 'static,
-{
-    PossibleValuesParser::new(all.map(name))
-        .try_map(move |text| all.into_iter().find(|value| name(*value) == text).ok_or("is none of them"))
-}
-
 pub(crate) fn perform(console: Console, args: &Args) -> Result<(), Failure> {
     if args.list_devices {
         return list_devices(console);
@@ -228,8 +168,8 @@ pub(crate) fn perform(console: Console, args: &Args) -> Result<(), Failure> {
     if let Some(name) = &args.scenario {
         return show_document(console, args, name);
     }
-    if args.csv && args.sweep.len() > 1 {
-        return Err(Failure::input("--csv prints one table, so it takes one --sweep"));
+    if args.csv && args.sweep.len() + usize::from(args.measured.is_some()) > 1 {
+        return Err(Failure::input("--csv prints one table, so it takes one --sweep or --measured"));
     }
     if let Some(folder) = args.report.as_ref().filter(|folder| folder.exists() && !folder.is_dir()) {
         return Err(Failure::input(format!("--report {}: is a file; expected a folder", folder.display())));
@@ -254,7 +194,7 @@ pub(crate) fn perform(console: Console, args: &Args) -> Result<(), Failure> {
         console.status(&format!("report: {}", page.display()));
     }
     match calibration.as_ref().and_then(above_roof) {
-        Some(message) => Err(Failure::internal(message)),
+        Some(message) => Err(Failure::input(message)),
         None => Ok(()),
     }
 }
@@ -264,7 +204,11 @@ impl Args {
         let (model, (policy, architecture)) = self.model()?;
         let device = Device::named(&self.device).map_err(device_failure)?;
         let mut workload = Workload {
-            cameras: self.cameras,
+            cameras: match (self.cameras, &self.checkpoint) {
+                (Some(cameras), _) => cameras,
+                (None, Some(_)) => policy.cameras().count(),
+                (None, None) => 1,
+            },
             batch: self.batch,
             images_together: !self.one_by_one,
             chunk: self.chunk,
@@ -272,9 +216,14 @@ impl Args {
         };
         workload.steps = self.steps.unwrap_or(workload.steps);
         workload.prompt_tokens = self.prompt.unwrap_or(workload.prompt_tokens);
-        let execution = self.execution.resolve(&device)?;
-        let widths = self.widths.resolve(&device)?;
-        Ok(Scenario { model, policy, architecture, workload, execution, widths, device })
+        Scenario::new(
+            model,
+            (policy, architecture),
+            workload,
+            device,
+            self.widths.clone(),
+            self.execution.clone(),
+        )
     }
 
     fn model(&self) -> Result<(String, (PolicyConfig, Architecture)), Failure> {
@@ -346,82 +295,6 @@ impl Args {
             text += &format!("{}note: {note}\n", if self.markdown { "- " } else { "" });
         }
         console.result(&text)
-    }
-}
-
-impl WidthArgs {
-    fn resolve(&self, device: &Device) -> Result<Widths, Failure> {
-        let name = match self.precision.as_str() {
-            "auto" if device.peak(Format::Bf16).is_ok() => "bf16",
-            "auto" if device.peak(Format::Int8).is_ok() => "int8",
-            "auto" => {
-                let first = device.peaks.keys().next();
-                first.map_or("f32", String::as_str)
-            }
-            name => name,
-        };
-        let mut widths = Widths::named(name)?;
-        let mut changes = Vec::new();
-        let mut change = |field: &mut Format, value: Option<Format>, what: &str| {
-            if let Some(value) = value {
-                *field = value;
-                changes.push(format!("{what} {value}"));
-            }
-        };
-        change(&mut widths.weights, self.weights, "weights");
-        change(&mut widths.activations, self.activations, "activations");
-        change(&mut widths.kv, self.kv, "K/V");
-        change(&mut widths.accumulators, self.accumulators, "sums");
-        change(&mut widths.products, self.products, "products");
-        if let Some(scales) = self.scales {
-            widths.scales = Some(scales);
-        } else if widths.weights.is_scaled() && widths.scales.is_none() {
-            widths.scales = Some(Format::F32);
-        }
-        if let Some(group) = self.group {
-            widths.group = Some(group as usize);
-        }
-        if (self.scales.is_some() || self.group.is_some()) && !widths.weights.is_scaled() {
-            return Err(Failure::input(format!(
-                "--{}: weights in {} have no scales; choose --weights int8 or int4",
-                if self.scales.is_some() { "scales" } else { "group" },
-                widths.weights
-            )));
-        }
-        if widths.products == Format::Int32 {
-            return Err(Failure::input("--products int32: products are summed in it, not multiplied"));
-        }
-        if !changes.is_empty() {
-            widths.name = format!("{name} with {}", changes.join(", "));
-        }
-        Ok(widths)
-    }
-}
-
-impl ExecutionArgs {
-    fn resolve(&self, device: &Device) -> Result<Execution, Failure> {
-        if self.unfused_attention && self.fusion != Fusion::Operations {
-            return Err(Failure::input(
-                "--unfused-attention: a fused block keeps its scores on chip; leave it out or use --fusion operations",
-            ));
-        }
-        let resident_bytes = match (self.resident, &device.on_chip) {
-            (Resident::Megabytes(megabytes), _) => megabytes * 1e6,
-            (Resident::Auto, Some(on_chip)) => on_chip.mb * 1e6,
-            (Resident::Auto, None) => {
-                return Err(Failure::input(format!(
-                    "--resident auto: device `{}` states no [on_chip] memory; give megabytes",
-                    device.name
-                )));
-            }
-        };
-        Ok(Execution {
-            fusion: self.fusion,
-            unfused_attention: self.unfused_attention,
-            cross_kv: self.cross_kv,
-            time_mlp: self.time_mlp,
-            resident_bytes,
-        })
     }
 }
 

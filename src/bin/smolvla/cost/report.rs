@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use smolvla::cost::Widths;
 use smolvla::cost::measured::Calibration;
+use smolvla::count::MOST_IMAGES;
 
 use super::pictures::{self, Picture};
 use super::scenario::{Evaluated, Scenario};
@@ -76,9 +77,9 @@ fn usual_sweeps(scenario: &Scenario) -> Vec<Sweep> {
     // More pictures than fit a count are no failure of a report that nobody asked them of.
     .filter(|sweep| {
         sweep.values.iter().all(|value| {
-            sweep
-                .apply(scenario, value)
-                .is_ok_and(|varied| varied.workload.batch.saturating_mul(varied.workload.cameras) <= 64)
+            sweep.apply(scenario, value).is_ok_and(|varied| {
+                varied.workload.batch.saturating_mul(varied.workload.cameras) <= MOST_IMAGES
+            })
         })
     })
     .collect()

@@ -5,6 +5,7 @@ use smolvla::config::{Architecture, PolicyConfig};
 use smolvla::cost::{Cost, CrossKv, Device, Execution, Fusion, Storage, TimeMlp, Widths};
 use smolvla::count::{Trace, Workload, count};
 
+use super::choices::{ExecutionArgs, WidthArgs};
 use super::sweep::Axis;
 use crate::failure::Failure;
 
@@ -19,6 +20,9 @@ pub(crate) struct Scenario {
     pub(crate) execution: Execution,
     pub(crate) widths: Widths,
     pub(crate) device: Device,
+    /// What `widths` and `execution` were asked for; what it comes to depends on the device.
+    width_args: WidthArgs,
+    execution_args: ExecutionArgs,
 }
 
 /// What it costs.
@@ -30,6 +34,50 @@ pub(crate) struct Evaluated {
 }
 
 impl Scenario {
+    pub(super) fn new(
+        model: String,
+        (policy, architecture): (PolicyConfig, Architecture),
+        workload: Workload,
+        device: Device,
+        width_args: WidthArgs,
+        execution_args: ExecutionArgs,
+    ) -> Result<Self, Failure> {
+        let (widths, execution) = (width_args.resolve(&device)?, execution_args.resolve(&device)?);
+        Ok(Self {
+            model,
+            policy,
+            architecture,
+            workload,
+            execution,
+            widths,
+            device,
+            width_args,
+            execution_args,
+        })
+    }
+
+    /// The same on another device.
+    pub(super) fn on(mut self, device: Device) -> Result<Self, Failure> {
+        self.widths = self.width_args.resolve(&device)?;
+        self.execution = self.execution_args.resolve(&device)?;
+        self.device = device;
+        Ok(self)
+    }
+
+    /// The same with another `--precision`, under the formats that were asked for one by one.
+    pub(super) fn in_precision(mut self, name: &str) -> Result<Self, Failure> {
+        name.clone_into(&mut self.width_args.precision);
+        let device = self.device.clone();
+        self.on(device)
+    }
+
+    /// The same with another `--fusion`.
+    pub(super) fn fused(mut self, fusion: Fusion) -> Result<Self, Failure> {
+        self.execution_args.fusion = fusion;
+        let device = self.device.clone();
+        self.on(device)
+    }
+
     pub(crate) fn evaluate(&self) -> Result<Evaluated, Failure> {
         let trace = count(&self.policy, &self.architecture, &self.workload)?;
         let cost = Cost::of(&trace, &self.execution, &self.widths, &self.device)?;
@@ -118,14 +166,16 @@ impl Scenario {
 
     /// What a user should know about this scenario.
     pub(crate) fn notes(&self, evaluated: &Evaluated) -> Vec<String> {
+        let device = &self.device;
         let mut notes = vec![format!(
-            "times are modelled from the preset's figures, not measured; {}: {}",
-            self.device.name, self.device.title
+            "times are modelled from figures of {} ({}), not measured; transfers from and to the host, and what \
+                 happens before and after the network, are not in them",
+            device.name, device.title
         )];
-        notes.extend(self.device.notes.iter().cloned());
+        notes.extend(device.notes.iter().cloned());
         let storage = &evaluated.storage;
         let needed = storage.needed_bytes + storage.kv_cache_bytes + storage.peak_activation_bytes;
-        let capacity = self.device.memory.capacity_gb * 1e9;
+        let capacity = device.memory.capacity_gb * 1e9;
         if needed > capacity {
             notes.push(format!(
                 "does not fit: weights, K/V and activations take {:.2} GB of {:.2} GB",
@@ -133,12 +183,21 @@ impl Scenario {
                 capacity / 1e9
             ));
         }
-        if self.device.elementwise.is_none() {
+        let inside = self.execution.resident_bytes
+            + if self.execution.fusion == Fusion::Operations { 0.0 } else { storage.peak_activation_bytes };
+        if let Some(on_chip) = device.on_chip.as_ref().filter(|on_chip| inside > on_chip.mb * 1e6) {
+            notes.push(format!(
+                "needs up to {:.1} MB on chip for what fused kernels and resident weights keep there; the device has {} MB",
+                inside / 1e6,
+                on_chip.mb
+            ));
+        }
+        if device.elementwise.is_none() {
             notes.push(
                 "the device states no elementwise rate: only products, memory and floors bound it".to_owned(),
             );
         }
-        if self.device.launch.is_none() {
+        if device.launch.is_none() {
             notes.push("the device states no launch time: kernels cost nothing to start".to_owned());
         }
         notes

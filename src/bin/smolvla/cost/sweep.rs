@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use smolvla::cost::{Device, Fusion, Widths};
+use smolvla::cost::{Device, Fusion};
 
 use super::device_failure;
 use super::scenario::Scenario;
@@ -99,13 +99,14 @@ impl Sweep {
             Axis::Chunk => scenario.workload.chunk = Some(count()),
             Axis::Bandwidth => scenario.device = scenario.device.with_bandwidth(factor())?,
             Axis::Compute => scenario.device = scenario.device.with_compute(factor())?,
-            Axis::Precision => scenario.widths = Widths::named(value)?,
-            Axis::Device => scenario.device = Device::named(value).map_err(device_failure)?,
+            Axis::Precision => return scenario.in_precision(value),
+            Axis::Device => return scenario.on(Device::named(value).map_err(device_failure)?),
             Axis::Fusion => {
-                scenario.execution.fusion = Fusion::ALL
-                    .into_iter()
-                    .find(|fusion| fusion.name() == value)
-                    .ok_or_else(|| Failure::input(format!("--sweep fusion: there is no `{value}`")))?;
+                let fusion = Fusion::ALL.into_iter().find(|fusion| fusion.name() == value);
+                let names = Fusion::ALL.map(Fusion::name).join(", ");
+                let unknown =
+                    || Failure::input(format!("--sweep fusion: there is no `{value}`; there are {names}"));
+                return scenario.fused(fusion.ok_or_else(unknown)?);
             }
         }
         Ok(scenario)

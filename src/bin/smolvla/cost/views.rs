@@ -3,6 +3,7 @@
 use smolvla::cost::documents::Document;
 use smolvla::cost::measured::Calibration;
 use smolvla::cost::{Bound, Cost, Storage, Sums};
+use smolvla::count::Part;
 
 use super::scenario::Evaluated;
 use super::sweep::Sweep;
@@ -26,10 +27,8 @@ pub(crate) fn parts(cost: &Cost) -> Table {
             Cell::Number(sums.macs as f64 / 1e9, 2),
             Cell::Number(sums.elementwise as f64 / 1e9, 3),
             Cell::Number((sums.traffic.weights + sums.traffic.scales) / MEGA, 1),
-            Cell::Number(
-                (sums.traffic.activations() + sums.traffic.parameters + sums.traffic.scores) / MEGA,
-                1,
-            ),
+            Cell::Number(sums.traffic.parameters / MEGA, 1),
+            Cell::Number((sums.traffic.activations() + sums.traffic.scores) / MEGA, 1),
             Cell::Number(sums.traffic.kv() / MEGA, 1),
             Cell::Number(sums.ops_per_byte(), 0),
             Cell::Number(sums.kernels as f64, 0),
@@ -47,6 +46,7 @@ pub(crate) fn parts(cost: &Cost) -> Table {
             "GMAC",
             "other GOP",
             "weights MB",
+            "gains, biases MB",
             "activations MB",
             "K/V MB",
             "op/byte",
@@ -91,10 +91,8 @@ pub(crate) fn kernels(cost: &Cost) -> Table {
                 Cell::Number(sums.macs as f64 / 1e9, 3),
                 Cell::Number(sums.elementwise as f64 / 1e9, 3),
                 Cell::Number((sums.traffic.weights + sums.traffic.scales) / MEGA, 2),
-                Cell::Number(
-                    (sums.traffic.activations() + sums.traffic.parameters + sums.traffic.scores) / MEGA,
-                    2,
-                ),
+                Cell::Number(sums.traffic.parameters / MEGA, 2),
+                Cell::Number((sums.traffic.activations() + sums.traffic.scores) / MEGA, 2),
                 Cell::Number(sums.traffic.kv() / MEGA, 2),
                 Cell::Number(sums.ops_per_byte(), 1),
                 Cell::Number(sums.seconds.total * 1e3, 3),
@@ -113,6 +111,7 @@ pub(crate) fn kernels(cost: &Cost) -> Table {
             "GMAC",
             "other GOP",
             "weights MB",
+            "gains, biases MB",
             "activations MB",
             "K/V MB",
             "op/byte",
@@ -161,11 +160,7 @@ pub(crate) fn working_memory(storage: &Storage) -> Table {
         rows: vec![
             row("K/V that denoising reads", storage.kv_cache_bytes, "all layers of the expert"),
             row("peak activations", storage.peak_activation_bytes, &storage.peak_activation_at),
-            row(
-                "largest result before rounding",
-                storage.largest_accumulator_bytes,
-                "one linear layer or attention",
-            ),
+            row("largest result before rounding", storage.largest_accumulator_bytes, "one linear layer"),
             row(
                 "largest attention scores",
                 storage.largest_scores_bytes,
@@ -196,7 +191,8 @@ pub(crate) fn sweep(sweep: &Sweep, points: &[Point]) -> Table {
             }
             Err(why) => {
                 let mut row = vec![point.value.as_str().into()];
-                row.extend(std::iter::repeat_n(Cell::Empty, 9));
+                // Each part, and what follows them.
+                row.extend(std::iter::repeat_n(Cell::Empty, Part::ALL.len() + 4));
                 row.push(why.as_str().into());
                 row
             }
@@ -239,10 +235,10 @@ pub(crate) fn document(document: &Document) -> Table {
                 row.what.into(),
                 row.formula.into(),
                 stated.into(),
-                number(row.value_as_printed()),
+                number(row.value_as_printed().unwrap_or_else(|| "—".to_owned())),
                 number(row.exact_as_printed().unwrap_or_else(|| "—".to_owned())),
                 row.unit.into(),
-                row.reason.into(),
+                row.reason.clone().into_owned().into(),
             ]
         })
         .collect();
