@@ -278,4 +278,30 @@ mod tests {
         }
         assert!(files > 0, "no record is committed");
     }
+
+    /// What is faster than the machine can be was measured wrongly, or counted wrongly, or the preset is wrong.
+    #[test]
+    fn committed_measurements_are_below_the_roof() {
+        use smolvla::cost::measured::Measured;
+        use smolvla::cost::{Device, Execution};
+        use smolvla::count::Workload;
+        use smolvla::synth::{self, Size, SynthOptions};
+
+        let options = SynthOptions { size: Size::Base, ..SynthOptions::default() };
+        let (policy, architecture) = synth::sizes(&options).unwrap();
+        let device = Device::named("cpu").unwrap();
+        let folder = root().join("benchmarks/record/epyc-2core");
+        for (name, least) in [("2026-11-21.csv", 45), ("2026-11-21-kernels.csv", 42)] {
+            let calibration = Measured::from_file(&folder.join(name))
+                .and_then(|measured| {
+                    let (workload, execution) = (Workload::of(&policy), Execution::default());
+                    measured.against(&policy, &architecture, &workload, &execution, &device)
+                })
+                .unwrap();
+            assert!(calibration.comparisons.len() >= least, "{name}: {}", calibration.comparisons.len());
+            for comparison in calibration.comparisons {
+                assert!(!comparison.is_above_roof(), "{name}: {comparison:?}");
+            }
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! A backend that counts instead of computing: its tensors are shapes.
 //!
-//! [`Counter`] runs the very graph that other backends run ([`crate::graph`]) and writes down each operation: its
+//! It runs the very graph that other backends run ([`crate::graph`]) and writes down each operation: its
 //! matrix products, its other arithmetic, the weights and tensors it reads and what it leaves behind. [`count()`] does
 //! that for a [`Workload`] and yields a [`Trace`], from which [`crate::cost`] derives traffic, storage and time. Nothing
 //! here knows a number format or a device.
@@ -524,7 +524,7 @@ impl Parameters for Shapes {
 
 /// The backend of shapes; see the [module documentation](self).
 #[derive(Debug, Default)]
-pub struct Counter {
+pub(crate) struct Counter {
     state: Arc<Mutex<State>>,
     max_tensor_bytes: Option<u64>,
 }
@@ -630,7 +630,7 @@ impl Observer for Scopes {
 
 /// A tensor of [`Counter`]: its shape and its number.
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
+pub(crate) struct Shape {
     id: usize,
     rows: usize,
     cols: usize,
@@ -647,7 +647,7 @@ impl Matrix for Shape {
 
 /// A linear layer or table of [`Counter`].
 #[derive(Clone, Debug)]
-pub struct ShapeOfWeight {
+pub(crate) struct ShapeOfWeight {
     path: Arc<str>,
     inputs: usize,
     outputs: usize,
@@ -681,7 +681,7 @@ impl ShapeOfWeight {
 
 /// A mask of [`Counter`].
 #[derive(Clone, Copy, Debug)]
-pub struct ShapeOfMask {
+pub(crate) struct ShapeOfMask {
     batch: usize,
     queries: usize,
     keys: usize,

@@ -1,14 +1,14 @@
 //! Devices as data: peaks, memory, floors, each number with its source.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::Format;
+use crate::config::files::read_limited;
 use crate::error::{Error, Result};
 
 /// Most bytes of a device file.
@@ -209,15 +209,14 @@ impl Device {
     /// The device in a TOML file.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be read or is larger than 1 MiB; [`Error::Config`] naming the key at fault.
+    /// [`Error::Io`] when it cannot be read or is larger than 1 MiB; [`Error::Corrupt`] when it is no text;
+    /// [`Error::Config`] naming the key at fault.
     pub fn from_file(file: &Path) -> Result<Self> {
-        let error = |source| Error::Io { action: "read", path: file.to_owned(), source };
-        let mut text = String::new();
-        let opened = fs::File::open(file).map_err(error)?;
-        opened.take(LARGEST_FILE + 1).read_to_string(&mut text).map_err(error)?;
-        if text.len() as u64 > LARGEST_FILE {
-            return Err(error(io::Error::new(io::ErrorKind::InvalidData, "larger than 1 MiB")));
-        }
+        let bytes = read_limited(file, LARGEST_FILE)?;
+        let text = String::from_utf8(bytes).map_err(|_| Error::Corrupt {
+            file: file.to_owned(),
+            reason: "is no text; expected TOML".to_owned(),
+        })?;
         Self::parse(file, &text)
     }
 

@@ -14,6 +14,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{Cost, Device, Execution, Sums, Widths};
+use crate::config::files::read_limited;
 use crate::config::{Architecture, PolicyConfig};
 use crate::count::{Product, Trace, Workload, count, count_with_prefix};
 use crate::error::{Error, Result};
@@ -22,6 +23,8 @@ use crate::graph::Stage;
 /// How far above the roof a measurement may be: ceilings were measured too, on a machine that others share.
 pub const TOLERANCE: f64 = 1.02;
 
+/// Most bytes of a file: a year of measurements has less than one of them.
+const LARGEST_FILE: u64 = 64 << 20;
 /// Largest size in a row's shape: the products of four of them are still numbers.
 const LARGEST_SIZE: u64 = 1 << 15;
 
@@ -133,21 +136,24 @@ impl Measured {
     /// Reads a file of `benchmarks/record`.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be read; [`Error::Corrupt`] naming line and column of what is wrong.
+    /// [`Error::Io`] when it cannot be read or is larger than 64 MiB; [`Error::Corrupt`] naming line and column of what is
+    /// wrong.
     pub fn from_file(file: &Path) -> Result<Self> {
-        let mut reader = csv::ReaderBuilder::new().from_path(file).map_err(|error| broken(file, error))?;
-        let columns = Columns { file, names: reader.headers().map_err(|error| broken(file, error))?.clone() };
+        let bytes = read_limited(file, LARGEST_FILE)?;
+        let mut reader = csv::Reader::from_reader(&bytes[..]);
+        let columns =
+            Columns { file, names: reader.headers().map_err(|error| broken(file, &error))?.clone() };
         if columns.has("vision_ms") {
             let mut rows = Vec::new();
             for record in reader.records() {
-                rows.push(columns.policy(&record.map_err(|error| broken(file, error))?)?);
+                rows.push(columns.policy(&record.map_err(|error| broken(file, &error))?)?);
             }
             return Ok(Self::Policies(rows));
         }
         if columns.has("shape") && columns.has("median_ms") {
             let mut rows = Vec::new();
             for record in reader.records() {
-                rows.push(columns.kernel(&record.map_err(|error| broken(file, error))?)?);
+                rows.push(columns.kernel(&record.map_err(|error| broken(file, &error))?)?);
             }
             return Ok(Self::Kernels(rows));
         }
@@ -432,12 +438,8 @@ fn line(record: &csv::StringRecord) -> u64 {
     record.position().map_or(0, csv::Position::line)
 }
 
-fn broken(file: &Path, error: csv::Error) -> Error {
-    let message = error.to_string();
-    match error.into_kind() {
-        csv::ErrorKind::Io(source) => Error::Io { action: "read", path: file.to_owned(), source },
-        _ => Error::Corrupt { file: file.to_owned(), reason: message },
-    }
+fn broken(file: &Path, error: &csv::Error) -> Error {
+    Error::Corrupt { file: file.to_owned(), reason: error.to_string() }
 }
 
 #[cfg(test)]
