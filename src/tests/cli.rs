@@ -566,11 +566,12 @@ fn cost_tells_what_a_chunk_takes_and_what_binds_where() {
     assert!(output.status.success(), "{}", stderr(&output));
     let text = stdout(&output);
     let total = text.lines().find(|line| line.starts_with("total ")).unwrap();
-    assert_eq!(total.split_whitespace().nth(1), Some("175.90"), "{total}");
-    for part in ["450,046,176", "prefix of 113 tokens", "modelled", "300 MHz is assumed", "bound by compute"]
-    {
+    assert!(total.split_whitespace().any(|cell| cell == "175.90"), "{total}");
+    for part in ["450,046,176", "prefix of 113 tokens", "modelled", "bound by compute"] {
         assert!(text.contains(part), "{part}: {text}");
     }
+    let notes = stderr(&output);
+    assert!(notes.contains("not measured") && notes.contains("300 MHz is assumed"), "{notes}");
     // A folder needs no weights to be counted.
     let folder = tempfile::tempdir().unwrap();
     fs::copy(TINY.join("config.json"), folder.path().join("config.json")).unwrap();
@@ -588,16 +589,16 @@ fn cost_tells_what_a_chunk_takes_and_what_binds_where() {
 
 #[test]
 fn cost_varies_what_it_is_told_to() {
-    let args = ["cost", "--size", "tiny", "--device", "h200", "--sweep", "cameras=1..3", "--csv"];
+    let args = ["cost", "--size", "tiny", "--device", "cpu", "--sweep", "cameras=1..3", "--csv"];
     let csv = stdout(&smolvla(args));
+    let total = csv.lines().next().unwrap().split(',').position(|name| name == "total ms").unwrap();
     let totals: Vec<f64> =
-        csv.lines().skip(1).map(|line| line.split(',').nth(6).unwrap().parse().unwrap()).collect();
-    assert_eq!(csv.lines().next().unwrap().split(',').nth(6), Some("total ms"));
+        csv.lines().skip(1).map(|line| line.split(',').nth(total).unwrap().parse().unwrap()).collect();
     assert!(totals.len() == 3 && totals[0] < totals[1] && totals[1] < totals[2], "{csv}");
     // What a device cannot do is a point without a cost, and says why.
-    let text =
-        stdout(&smolvla(["cost", "--size", "tiny", "--device", "u280", "--sweep", "precision=int8,bf16"]));
-    assert!(text.contains("device `u280` multiplies nothing in bf16"), "{text}");
+    let output = smolvla(["cost", "--size", "tiny", "--device", "u280", "--sweep", "precision=int8,bf16"]);
+    let notes = stderr(&output);
+    assert!(output.status.success() && notes.contains("device `u280` multiplies nothing in bf16"), "{notes}");
 }
 
 #[test]
@@ -624,14 +625,16 @@ fn cost_sweeps_keep_what_was_asked_for_beside_them() {
 
 #[test]
 fn cost_reproduces_the_estimates_that_the_project_began_with() {
-    for (scenario, stated, exact) in [
-        ("seed-002", "1201.86", "1278.20"),
-        ("seed-003", "181.92", "175.90"),
-        ("seed-001", "229 (does not follow)", "230"),
+    for (scenario, figure, numbers) in [
+        ("seed-002", "total", ["1201.86", "1201.86", "1278.20"]),
+        ("seed-003", "total", ["181.92", "181.92", "175.90"]),
+        ("seed-001", "total", ["229", "230", "—"]),
     ] {
         let text = stdout(&smolvla(["cost", "--scenario", scenario]));
-        let line = text.lines().find(|line| line.contains(stated)).unwrap_or_else(|| panic!("{text}"));
-        assert!(line.contains(exact), "{line}");
+        let mut lines = text.lines().skip_while(|line| !line.trim_start().starts_with(&format!("{figure} ")));
+        let cells: Vec<_> = lines.next().unwrap_or_else(|| panic!("{text}")).split_whitespace().collect();
+        assert_eq!(cells[1..4], numbers, "{text}");
+        assert_eq!(text.contains("DOES NOT FOLLOW"), scenario != "seed-000", "{text}");
     }
 }
 

@@ -550,7 +550,7 @@ impl Default for State {
             running: false,
             stage: Stage::Vision,
             part: Part::Vision,
-            layer: "vision.embeddings".into(),
+            layer: "vision".into(),
             is_mlp: false,
             step: None,
             steps: 0,
@@ -614,7 +614,7 @@ impl Observer for Scopes {
     fn reached(&mut self, site: Site) {
         let mut state = lock(&self.state);
         match site {
-            Site::VisionLayer(_) => state.enter(Part::Vision, "vision.norm"),
+            Site::VisionLayer(_) => state.enter(Part::Vision, "vision"),
             Site::VisionOutput => state.enter(Part::Connector, "connector"),
             Site::PrefixEmbeddings => state.enter(Part::Text, "text"),
             Site::TextValue(_) => state.enter(Part::CrossKv, "expert.cross_kv"),
@@ -833,7 +833,7 @@ impl Backend for Counter {
         let mut state = self.state();
         let (layer, name) = weight.layer_and_name();
         if layer == "vision" {
-            state.enter(Part::Vision, "vision.embeddings");
+            state.enter(Part::Vision, "vision");
         }
         // Keys and values of the prefix stay keys and values of the prefix under the expert's projections.
         let role = match state.tensors[x.id].role {

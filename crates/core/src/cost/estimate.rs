@@ -18,7 +18,7 @@ pub enum Bound {
     Elementwise,
     /// Memory traffic.
     Bandwidth,
-    /// What a kernel takes on top of its work: starting it, filling and draining.
+    /// The least time that a kernel takes, whatever it does.
     Floor,
 }
 
@@ -51,9 +51,9 @@ impl Serialize for Part {
 
 /// Seconds, by what they are for.
 ///
-/// A kernel computes and transfers at the same time, so it takes the longest of the three and its floor on top; where
-/// products and other arithmetic take turns on the same units ([`Elementwise::shared`](super::Elementwise::shared)),
-/// their sum counts as one. Rates are those that the device attains ([`Peak::attained`](super::Peak::attained)).
+/// A kernel computes and transfers at the same time, so it takes the longest of the four; where products and other
+/// arithmetic take turns on the same units ([`Elementwise::shared`](super::Elementwise::shared)), their sum counts as
+/// one. Rates are those that the device attains ([`Peak::attained`](super::Peak::attained)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Seconds {
     /// Matrix products.
@@ -62,9 +62,9 @@ pub struct Seconds {
     pub elementwise: f64,
     /// Memory traffic, and reading weights that stay on chip where the device says how fast that is.
     pub bandwidth: f64,
-    /// Floors.
+    /// Least times of kernels.
     pub floor: f64,
-    /// What it takes, kernel by kernel: the longest and the floor.
+    /// What it takes: of each kernel the longest.
     pub total: f64,
     /// What no implementation of these kernels can go below: products and traffic at the device's peaks, without floors
     /// or padding.
@@ -92,7 +92,7 @@ impl Seconds {
             elementwise,
             bandwidth: transfer,
             floor,
-            total: arithmetic.max(transfer) + floor,
+            total: arithmetic.max(transfer).max(floor),
             roof: (2.0 * kernel.macs() as f64 / rate).max(bytes / bandwidth),
         })
     }
@@ -139,8 +139,42 @@ pub struct Sums {
     pub resident_bytes: f64,
     /// Time.
     pub seconds: Seconds,
-    /// Seconds of [`Seconds::total`] that pass in kernels bound by each of [`Bound::ALL`].
-    pub seconds_bound_by: [f64; 4],
+    /// Seconds of [`Seconds::total`] that pass in kernels bound by each.
+    pub bound_by: BoundBy,
+}
+
+/// Seconds that pass in kernels of which something takes longest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct BoundBy {
+    /// Matrix products.
+    pub compute: f64,
+    /// Everything else that is computed.
+    pub elementwise: f64,
+    /// Memory traffic.
+    pub bandwidth: f64,
+    /// The floor.
+    pub floor: f64,
+}
+
+impl BoundBy {
+    /// Seconds in kernels bound so.
+    pub fn of(&self, bound: Bound) -> f64 {
+        match bound {
+            Bound::Compute => self.compute,
+            Bound::Elementwise => self.elementwise,
+            Bound::Bandwidth => self.bandwidth,
+            Bound::Floor => self.floor,
+        }
+    }
+
+    fn add(&mut self, bound: Bound, seconds: f64) {
+        *match bound {
+            Bound::Compute => &mut self.compute,
+            Bound::Elementwise => &mut self.elementwise,
+            Bound::Bandwidth => &mut self.bandwidth,
+            Bound::Floor => &mut self.floor,
+        } += seconds;
+    }
 }
 
 impl Sums {
@@ -151,7 +185,7 @@ impl Sums {
         self.traffic.add(&kernel.traffic);
         self.resident_bytes += kernel.resident;
         self.seconds.add(seconds);
-        self.seconds_bound_by[seconds.bound() as usize] += seconds.total;
+        self.bound_by.add(seconds.bound(), seconds.total);
     }
 
     /// Operations of matrix products for each byte through memory, a multiply-accumulate counting as two.
@@ -168,7 +202,7 @@ impl Sums {
     pub fn bound(&self) -> Bound {
         let mut most = Bound::Compute;
         for bound in Bound::ALL {
-            if self.seconds_bound_by[bound as usize] > self.seconds_bound_by[most as usize] {
+            if self.bound_by.of(bound) > self.bound_by.of(most) {
                 most = bound;
             }
         }
@@ -177,7 +211,7 @@ impl Sums {
 
     /// The share of the time that passes in kernels bound so.
     pub fn share_bound_by(&self, bound: Bound) -> f64 {
-        ratio(self.seconds_bound_by[bound as usize], self.seconds.total)
+        ratio(self.bound_by.of(bound), self.seconds.total)
     }
 
     /// Operations of matrix products a second.
@@ -207,7 +241,8 @@ pub struct KernelCost {
     pub part: Part,
     /// Its place in the graph, with `*` for the number of a layer.
     pub name: String,
-    /// The matrix products of one of them, for people: `1024×768×2304`, with `12·` for twelve at once.
+    /// The matrix products of one of them, for people: `1024×768×2304` (rows × depth × columns) of a linear layer,
+    /// `12×1024×1024×64` (heads × queries × keys × width) of an attention.
     pub products: String,
     /// What all of them cost.
     #[serde(flatten)]
@@ -312,9 +347,22 @@ impl Key {
 }
 
 fn describe(products: &[Product]) -> String {
-    let one = |product: &Product| {
-        let shape = format!("{}×{}×{}", product.rows, product.depth, product.cols);
-        if product.count == 1 { shape } else { format!("{}·{shape}", product.count) }
-    };
-    products.iter().map(one).collect::<Vec<_>>().join(" + ")
+    let mut texts = Vec::new();
+    let mut rest = products;
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        // An attention: scores, and their product with the values.
+        if let Some((second, after)) = after.split_first()
+            && first.count > 1
+            && (second.count, second.rows, second.depth, second.cols)
+                == (first.count, first.rows, first.cols, first.depth)
+        {
+            texts.push(format!("{}×{}×{}×{}", first.count, first.rows, first.cols, first.depth));
+            rest = after;
+            continue;
+        }
+        let shape = format!("{}×{}×{}", first.rows, first.depth, first.cols);
+        texts.push(if first.count == 1 { shape } else { format!("{}·{shape}", first.count) });
+    }
+    texts.join(" + ")
 }

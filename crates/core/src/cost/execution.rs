@@ -114,7 +114,7 @@ pub struct Traffic {
     /// Their scales.
     pub scales: f64,
     /// Gains, biases, position embeddings.
-    pub parameters: f64,
+    pub small_parameters: f64,
     /// Activations read.
     pub activations_read: f64,
     /// Activations written.
@@ -130,7 +130,7 @@ pub struct Traffic {
 impl Traffic {
     /// All of it.
     pub fn total(&self) -> f64 {
-        self.weights + self.scales + self.parameters + self.activations() + self.kv() + self.scores
+        self.weights + self.scales + self.small_parameters + self.activations() + self.kv() + self.scores
     }
 
     /// Activations both ways.
@@ -147,7 +147,7 @@ impl Traffic {
     pub fn add(&mut self, other: &Self) {
         self.weights += other.weights;
         self.scales += other.scales;
-        self.parameters += other.parameters;
+        self.small_parameters += other.small_parameters;
         self.activations_read += other.activations_read;
         self.activations_written += other.activations_written;
         self.kv_read += other.kv_read;
@@ -451,7 +451,7 @@ fn kernel(
             let tensor = &arranged.tensors[id];
             let elements = tensor.elements() as f64;
             match tensor.role {
-                Role::Parameter => kernel.traffic.parameters += elements * widths.parameters.bytes(),
+                Role::Parameter => kernel.traffic.small_parameters += elements * widths.parameters.bytes(),
                 Role::Cache => kernel.traffic.kv_read += elements * widths.kv.bytes(),
                 Role::Input | Role::Activation => {
                     kernel.traffic.activations_read += elements * widths.activations.bytes();
@@ -467,7 +467,7 @@ fn kernel(
                 _ => kernel.traffic.activations_written += elements * widths.activations.bytes(),
             }
         }
-        kernel.traffic.parameters += op.biases as f64 * widths.parameters.bytes();
+        kernel.traffic.small_parameters += op.biases as f64 * widths.parameters.bytes();
         if let Some(weight) = &op.weight {
             let numbers = widths.number_bytes(weight.elements);
             let scales = widths.scale_bytes(weight.elements, weight.rows);

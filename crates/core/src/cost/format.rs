@@ -155,7 +155,7 @@ impl Widths {
     /// [`Error::Input`] naming those there are.
     pub fn named(name: &str) -> Result<Self> {
         let of = |weights, activations, products| Self {
-            name: name.to_owned(),
+            name: name.to_ascii_lowercase(),
             weights,
             activations,
             kv: activations,
@@ -169,7 +169,7 @@ impl Widths {
             products,
             group: if weights == Format::Int4 { NonZeroU32::new(128) } else { None },
         };
-        Ok(match name {
+        Ok(match name.to_ascii_lowercase().as_str() {
             "f32" => of(Format::F32, Format::F32, Format::F32),
             "bf16" => of(Format::Bf16, Format::Bf16, Format::Bf16),
             "f16" => of(Format::F16, Format::F16, Format::F16),

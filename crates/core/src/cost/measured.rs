@@ -9,6 +9,7 @@
 //! backend keeps the language model and attention in bf16). The roof supposes the named format throughout: it stays a
 //! bound, and the share of it that was reached is the smaller.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
@@ -86,6 +87,8 @@ pub struct Comparison {
     pub what: String,
     /// The stage, of a whole policy.
     pub stage: Option<&'static str>,
+    /// Tokens of the prefix that the roof is of, of a whole policy.
+    pub prefix_tokens: Option<usize>,
     /// In which precision.
     pub precision: String,
     /// Seconds that it took.
@@ -119,8 +122,10 @@ impl Comparison {
 pub struct Calibration {
     /// Each measurement with its roof.
     pub comparisons: Vec<Comparison>,
-    /// Rows that were left out, and assumptions that were made.
+    /// Assumptions that were made.
     pub notes: Vec<String>,
+    /// Lines that were left out, by the reason.
+    pub left_out: BTreeMap<String, Vec<u64>>,
 }
 
 impl Calibration {
@@ -188,7 +193,7 @@ impl Measured {
         match self {
             Self::Policies(rows) => {
                 let most = rows.iter().map(|row| row.threads).max().unwrap_or(0);
-                calibration.note(format!("the device is taken to be the {most} threads of the widest rows"));
+                calibration.note(wide_rows(most));
                 for row in rows {
                     let context = Context { policy, architecture, workload, execution, device };
                     context.policy(row, most, &mut calibration)?;
@@ -196,7 +201,7 @@ impl Measured {
             }
             Self::Kernels(rows) => {
                 let most = rows.iter().map(|row| row.threads).max().unwrap_or(0);
-                calibration.note(format!("the device is taken to be the {most} threads of the widest rows"));
+                calibration.note(wide_rows(most));
                 for row in rows {
                     kernel_against(row, most, device, &mut calibration);
                 }
@@ -251,6 +256,7 @@ impl Context<'_> {
                 line: row.line,
                 what: what.clone(),
                 stage: Some(stage.name()),
+                prefix_tokens: Some(trace.prefix_tokens),
                 precision: row.precision.clone(),
                 measured: ms / 1e3,
                 roof: (ops / peak).max(at_least / bandwidth),
@@ -280,6 +286,12 @@ impl Context<'_> {
     }
 }
 
+fn wide_rows(threads: usize) -> String {
+    format!(
+        "rows on {threads} threads, the most of any row, are taken to have had the whole device; others are left out"
+    )
+}
+
 /// The widths of a row that can be compared; says why where it cannot.
 fn usable(
     precision: &str,
@@ -289,9 +301,9 @@ fn usable(
     device: &Device,
     calibration: &mut Calibration,
 ) -> Option<Widths> {
-    let mut leave_out = |why: String| calibration.note(format!("line {line} is left out: {why}"));
+    let mut leave_out = |why: String| calibration.left_out.entry(why).or_default().push(line);
     if threads < most {
-        leave_out(format!("it ran on {threads} of {most} threads, and the device is all of them"));
+        leave_out(format!("ran on {threads} of {most} threads"));
         return None;
     }
     let widths = match Widths::named(precision) {
@@ -324,6 +336,7 @@ fn kernel_against(row: &KernelRow, threads: usize, device: &Device, calibration:
         line: row.line,
         what: format!("{} {}", row.kernel, row.shape),
         stage: None,
+        prefix_tokens: None,
         precision: row.precision.clone(),
         measured: row.median_ms / 1e3,
         roof: ops / (peak.tops * 1e12),
@@ -471,7 +484,7 @@ mod tests {
     #[test]
     fn stages_are_set_beside_their_roofs() {
         let calibration = against(&format!("{HEAD}smolvla cpu,bf16,1,1,2,604.4,68.26,299.7,79\n"));
-        assert!(!calibration.notes.iter().any(|note| note.contains("left out")), "{:?}", calibration.notes);
+        assert!(calibration.left_out.is_empty(), "{:?}", calibration.left_out);
         let shares: Vec<f64> = calibration.comparisons.iter().map(Comparison::achieved).collect();
         assert_eq!(shares.len(), 3);
         // As benchmarks/README.md has them from another derivation: 76, 75 and 72 percent of the ceiling.
@@ -519,11 +532,13 @@ mod tests {
             "{HEAD}a,bf16,1,1,1,600,,,\nb,auto,1,1,2,600,,,\nc,fp8,1,1,2,600,,,\nd,f32,1,1,2,1200,,,\n"
         ));
         assert_eq!(calibration.comparisons.len(), 1);
-        let notes = calibration.notes.join("\n");
+        let notes = format!("{:?} {:?}", calibration.notes, calibration.left_out);
         for part in [
-            "line 2 is left out: it ran on 1 of 2",
-            "line 3 is left out: precision",
-            "line 4",
+            "\"ran on 1 of 2 threads\": [2]",
+            "there is no `auto`",
+            ": [3]",
+            "nothing in fp8",
+            ": [4]",
             "prompt of 48",
         ] {
             assert!(notes.contains(part), "{part}: {notes}");

@@ -36,7 +36,7 @@ mod storage;
 mod tests;
 
 pub use device::{Array, Class, Device, Elementwise, Launch, Memory, OnChip, Peak};
-pub use estimate::{Bound, Cost, KernelCost, PartCost, Seconds, Sums};
+pub use estimate::{Bound, BoundBy, Cost, KernelCost, PartCost, Seconds, Sums};
 pub use execution::{CrossKv, Execution, Fusion, Kernel, TimeMlp, Traffic, kernels, peak_activation};
 pub use format::{Format, Widths};
 pub use storage::{Storage, StoredComponent};

@@ -213,7 +213,7 @@ fn an_operation_moves_its_operands_and_its_result() {
         kernels.iter().find(|k| &*k.layer == layer && &*k.name == name).unwrap().traffic
     };
     let qkv = find("vision.layers.0", "qkv");
-    assert_eq!((qkv.weights, qkv.parameters), (768.0 * 2304.0, 2304.0));
+    assert_eq!((qkv.weights, qkv.small_parameters), (768.0 * 2304.0, 2304.0));
     assert_eq!((qkv.activations_read, qkv.activations_written), (1024.0 * 768.0, 1024.0 * 2304.0));
     // The fused product is read back as query, key and value; scores stay.
     let attention = find("vision.layers.0", "attention");
@@ -241,7 +241,7 @@ fn a_fused_layer_moves_its_ends_alone() {
     let vision = find("vision.layers.0");
     assert_eq!((vision.activations_read, vision.activations_written), (1024.0 * 768.0, 1024.0 * 768.0));
     // Two norms of gain and bias; biases of 3·768, 768, 3072, 768.
-    assert_eq!(vision.parameters, 4.0 * 768.0 + 3.0 * 768.0 + 768.0 + 3072.0 + 768.0);
+    assert_eq!(vision.small_parameters, 4.0 * 768.0 + 3.0 * 768.0 + 768.0 + 3072.0 + 768.0);
     let text = find("text.layers.3");
     assert_eq!(text.kv_written, 2.0 * 113.0 * 320.0);
     // The residual and the rotary tables, cosines and sines of 32 a token.
@@ -448,7 +448,7 @@ fn times_are_never_below_the_roof() {
                 }
                 let parts: f64 = cost.parts.iter().map(|part| part.sums.seconds.total).sum();
                 assert!((parts / cost.total.seconds.total - 1.0).abs() < 1e-9);
-                let shares: f64 = cost.total.seconds_bound_by.iter().sum();
+                let shares: f64 = Bound::ALL.iter().map(|bound| cost.total.bound_by.of(*bound)).sum();
                 assert!((shares / cost.total.seconds.total - 1.0).abs() < 1e-9);
             }
         }

@@ -11,8 +11,8 @@ use crate::failure::Failure;
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Number formats")]
 pub(super) struct WidthArgs {
-    /// A usual combination: f32, bf16, f16, fp8, bfp8, bfp4, int8, int8w, int4 or int4w; auto: bf16 where the
-    /// device multiplies it, else int8.
+    /// A usual combination, the same for every layer: f32, bf16, f16, fp8, bfp8, bfp4, int8, int8w, int4 or int4w; auto:
+    /// bf16 where the device multiplies it, else int8. (In `run` these are plans, which keep some layers wider.)
     #[arg(long, value_name = "NAME", default_value = "auto")]
     pub(super) precision: String,
     /// Weights in this format instead.

@@ -37,10 +37,15 @@ Examples:
   smolvla cost --scenario seed-003
   smolvla cost --print-device u280 > my_card.toml
 
-Everything is counted by running the policy's own graph on shapes; no weights are read. Times are
-modelled: for each kernel the longest of its arithmetic and its traffic, at the rates that the device
-attains, and a floor. The roof is the same at the device's peaks without padding and floors.
-1 MAC = 2 operations; MB = 10^6 bytes.";
+Everything is counted by running the policy's own graph on shapes; no weights are read.
+  component  vision; connector to image tokens; text: prefix and language model; cross_kv: the
+             expert's projections of the prefix's keys and values (K/V); expert: all denoising steps
+  time       modelled, of each kernel the longest of: compute (matrix products), elementwise (all other
+             arithmetic), bandwidth (memory traffic), each at the rate the device attains, and its floor
+             (the least time of any kernel)
+  bound by   the shares of the time that pass in kernels of which that is the longest, from 5 %
+  roof       the same at the device's peaks, without padding, floors and other arithmetic
+1 MAC = 2 operations; MB = 10^6 bytes. docs/cost-model.md has the method and the device file's keys.";
 
 /// What a scenario brings with it.
 const SCENARIO_DECIDES: [&str; 27] = [
@@ -77,7 +82,7 @@ const SCENARIO_DECIDES: [&str; 27] = [
 #[derive(clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Args {
-    /// Count the policy of this folder; its config.json is read, not its weights.
+    /// Count the policy of this folder on this machine; its config.json is read, not its weights.
     #[arg(long, value_name = "FOLDER", conflicts_with = "size")]
     checkpoint: Option<PathBuf>,
     /// Folder with the vision-language model's config.json, in the place of the one the checkpoint names.
@@ -128,7 +133,8 @@ pub(crate) struct Args {
     execution: ExecutionArgs,
 
     /// Vary one thing: cameras=1..4, batch=1,2,4, steps=…, prompt=…, chunk=…, bandwidth=0.5..2, compute=…,
-    /// precision=int8,bf16, device=h200,p150, fusion=operations,layers. Can be repeated.
+    /// precision=int8,bf16, device=h200,p150, fusion=operations,layers. Ranges of factors go by the square root of 2.
+    /// Repeated, each is varied by itself.
     #[arg(long, value_name = "AXIS=VALUES", help_heading = "What-ifs")]
     sweep: Vec<Sweep>,
     /// Show an estimate that the project began with beside the exact figures: seed-000 to seed-004. Its model, workload
@@ -140,13 +146,16 @@ pub(crate) struct Args {
     #[arg(long, value_name = "CSV", help_heading = "What-ifs", conflicts_with = "chunk")]
     measured: Option<PathBuf>,
 
+    /// Print operations and storage beside a sweep or measurements too.
+    #[arg(long, help_heading = "Output")]
+    all: bool,
     /// Print one JSON object.
     #[arg(long, help_heading = "Output", conflicts_with_all = ["csv", "markdown"])]
     json: bool,
     /// Print one table as comma-separated values: the sweep, the measurements, or else the operations.
     #[arg(long, help_heading = "Output", conflicts_with = "markdown")]
     csv: bool,
-    /// Print tables as Markdown.
+    /// Print tables as Markdown, with every column.
     #[arg(long, help_heading = "Output")]
     markdown: bool,
     /// Write a page with tables and pictures, self-contained, and the pictures as SVG and PNG.
@@ -230,7 +239,15 @@ impl Args {
         Ok(match &self.checkpoint {
             Some(folder) => {
                 let options = LoadOptions { vlm: self.vlm.clone(), ..LoadOptions::default() };
-                (folder.display().to_string(), Checkpoint::sizes(folder, &options)?)
+                let sizes = Checkpoint::sizes(folder, &options).map_err(|error| {
+                    let failure = Failure::from(error);
+                    if folder.exists() {
+                        failure
+                    } else {
+                        failure.hint("--checkpoint takes a folder here, with config.json and the vision-language model's")
+                    }
+                })?;
+                (folder.display().to_string(), sizes)
             }
             None => {
                 let options = SynthOptions { size: self.size, ..SynthOptions::default() };
@@ -254,47 +271,55 @@ impl Args {
                 measured: calibration,
             })?);
         }
-        let tables: Vec<Table> = if self.csv {
-            match (calibration, sweeps) {
-                (Some(calibration), _) => vec![views::calibration(calibration)],
-                (None, [(sweep, points)]) => vec![views::sweep(sweep, points)],
-                _ => vec![views::kernels(&evaluated.cost)],
-            }
-        } else {
-            let mut tables = vec![
-                views::parts(&evaluated.cost),
-                views::kernels(&evaluated.cost),
-                views::storage(&evaluated.storage),
-                views::working_memory(&evaluated.storage),
-            ];
-            tables.extend(sweeps.iter().map(|(sweep, points)| views::sweep(sweep, points)));
-            tables.extend(calibration.map(views::calibration));
-            tables
-        };
+        let mut notes = scenario.notes(evaluated);
+        for (sweep, points) in sweeps {
+            notes.extend(views::refusals(sweep, points));
+            notes.extend(points.iter().flat_map(|point| point.notes.clone()));
+        }
+        notes.extend(calibration.iter().flat_map(|calibration| views::calibration_notes(calibration)));
         if self.csv {
-            for note in calibration.iter().flat_map(|calibration| &calibration.notes) {
-                console.note(note);
+            let table = match (calibration, sweeps) {
+                (Some(calibration), _) => views::calibration(calibration),
+                (None, [(sweep, points)]) => views::sweep(sweep, points),
+                _ => views::kernels(&evaluated.cost),
+            };
+            console.result(&table.csv())?;
+        } else {
+            let mut tables: Vec<Table> =
+                sweeps.iter().map(|(sweep, points)| views::sweep(sweep, points)).collect();
+            tables.extend(calibration.map(views::calibration));
+            let asked = !tables.is_empty();
+            tables.push(views::parts(&evaluated.cost));
+            if self.all || !asked {
+                tables.push(views::kernels(&evaluated.cost));
+                tables.push(views::storage(&evaluated.storage));
+                tables.push(views::working_memory(&evaluated.storage));
             }
-            return console.result(&tables.iter().map(Table::csv).collect::<String>());
+            let heading = if self.markdown { "## " } else { "" };
+            let break_line = if self.markdown { "  \n" } else { "\n" };
+            let lines = [
+                format!("{heading}{} on {}\n", scenario.model, scenario.device.title),
+                format!(
+                    "{}; prefix of {} tokens",
+                    scenario.describe_workload(),
+                    evaluated.trace.prefix_tokens
+                ),
+                scenario.describe_widths(),
+                scenario.describe_execution(),
+                summary(evaluated),
+            ];
+            let mut text = lines.join(break_line) + "\n\n";
+            for table in &tables {
+                text += &if self.markdown { table.markdown() } else { table.text() };
+                text.push('\n');
+            }
+            if self.markdown {
+                notes.drain(..).for_each(|note| text += &format!("- {note}\n"));
+            }
+            console.result(&text)?;
         }
-        let heading = if self.markdown { "## " } else { "" };
-        let break_line = if self.markdown { "  \n" } else { "\n" };
-        let lines = [
-            format!("{heading}{} on {}\n", scenario.model, scenario.device.name),
-            format!("{}; prefix of {} tokens", scenario.describe_workload(), evaluated.trace.prefix_tokens),
-            scenario.describe_widths(),
-            scenario.describe_execution(),
-            summary(evaluated),
-        ];
-        let mut text = lines.join(break_line) + "\n\n";
-        for table in &tables {
-            text += &if self.markdown { table.markdown() } else { table.text() };
-            text.push('\n');
-        }
-        for note in scenario.notes(evaluated).iter().chain(calibration.iter().flat_map(|c| &c.notes)) {
-            text += &format!("{}note: {note}\n", if self.markdown { "- " } else { "" });
-        }
-        console.result(&text)
+        notes.iter().for_each(|note| console.note(note));
+        Ok(())
     }
 }
 
@@ -305,13 +330,19 @@ fn points(scenario: &Scenario, sweep: &Sweep) -> Result<Vec<Point>, Failure> {
         .values
         .iter()
         .map(|value| {
-            let scenario = sweep.apply(scenario, value)?;
-            let lacking = scenario.device.peak(scenario.widths.products).err();
+            let varied = sweep.apply(scenario, value)?;
+            let lacking = varied.device.peak(varied.widths.products).err();
             let outcome = match lacking {
                 Some(error) => Err(error.to_string()),
-                None => Ok(scenario.evaluate()?),
+                None => Ok(varied.evaluate()?),
             };
-            Ok(Point { value: value.clone(), outcome })
+            let mut notes = Vec::new();
+            if let Ok(evaluated) = &outcome {
+                let known = scenario.notes(evaluated);
+                let own = varied.notes(evaluated).into_iter().filter(|note| !known.contains(note));
+                notes.extend(own.map(|note| format!("{}={value}: {note}", sweep.axis.name())));
+            }
+            Ok(Point { value: value.clone(), precision: varied.widths.name, notes, outcome })
         })
         .collect()
 }
@@ -394,8 +425,10 @@ fn show_document(console: Console, args: &Args, name: &str) -> Result<(), Failur
     if args.csv {
         return console.result(&table.csv());
     }
-    let text = if args.markdown { table.markdown() } else { table.text() };
-    console.result(&format!("{text}\nassumes: {}\n", document.assumptions))
+    if args.markdown {
+        return console.result(&format!("{}\nassumes: {}\n", table.markdown(), document.assumptions));
+    }
+    console.result(&views::document_text(&document))
 }
 
 /// Everything, for programs.

@@ -92,12 +92,12 @@ fn roofline(scenario: &Scenario, evaluated: &Evaluated, what: &str, parts: &[Par
         subtitle: remarks.join("; "),
         bandwidth: scenario.device.memory.gb_s * 1e9,
         ceilings: ceilings(scenario),
-        groups: Part::ALL.map(|part| part.name().to_owned()).to_vec(),
+        groups: parts.iter().map(|part| part.name().to_owned()).collect(),
         points: shown
             .into_iter()
             .map(|kernel| Point {
                 label: short(&kernel.name, all),
-                group: kernel.part as usize,
+                group: parts.iter().position(|part| *part == kernel.part).unwrap_or_default(),
                 ops_per_byte: kernel.sums.ops_per_byte(),
                 ops_per_s: kernel.sums.ops_per_second(),
                 share: kernel.sums.seconds.total / total,
@@ -191,7 +191,12 @@ pub(crate) fn bars(scenario: &Scenario, sweep: &Sweep, points: &[SweepPoint]) ->
         .filter_map(|point| {
             let cost = &point.outcome.as_ref().ok()?.cost;
             let values = cost.parts.iter().map(|part| part.sums.seconds.total * 1e3).collect();
-            Some(Bar { label: point.value.clone(), values })
+            let label = match sweep.axis {
+                // Devices may each be in numbers of their own.
+                Axis::Device => format!("{} ({})", point.value, point.precision),
+                _ => point.value.clone(),
+            };
+            Some(Bar { label, values })
         })
         .collect();
     if bars.is_empty() {
@@ -206,7 +211,7 @@ pub(crate) fn bars(scenario: &Scenario, sweep: &Sweep, points: &[SweepPoint]) ->
                 axis => format!("{} — {}", scenario.device.title, axis.label()),
             },
             subtitle: match sweep.axis {
-                Axis::Precision => format!("modelled; {}", scenario.describe_workload()),
+                Axis::Precision | Axis::Device => format!("modelled; {}", scenario.describe_workload()),
                 axis => format!(
                     "modelled, {}; {}",
                     scenario.widths.name,

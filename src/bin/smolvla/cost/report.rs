@@ -113,6 +113,7 @@ fn page_of(
                     p { (scenario.describe_workload()) "; prefix of " (evaluated.trace.prefix_tokens) " tokens." br;
                         (scenario.describe_widths()) "." br; (scenario.describe_execution()) "." }
                     p.warning { "Times are modelled, not measured." }
+                    (glossary())
                 }
                 @if let Some(message) = calibration.and_then(above_roof) {
                     p.error { (message) }
@@ -131,7 +132,7 @@ fn page_of(
                         h2 { "Measured" }
                         @for picture in of("measured") { (figure(picture)) }
                         (table(&views::calibration(calibration)))
-                        ul { @for note in &calibration.notes { li { (note) } } }
+                        ul { @for note in views::calibration_notes(calibration) { li { (note) } } }
                     }
                 }
                 section {
@@ -139,6 +140,11 @@ fn page_of(
                     @for (sweep, points) in sweeps {
                         @for picture in of(&format!("sweep-{}", sweep.axis.name())) { (figure(picture)) }
                         (table(&views::sweep(sweep, points)))
+                        @let notes: Vec<String> = views::refusals(sweep, points)
+                            .into_iter()
+                            .chain(points.iter().flat_map(|point| point.notes.clone()))
+                            .collect();
+                        @if !notes.is_empty() { ul { @for note in notes { li { (note) } } } }
                     }
                 }
                 section {
@@ -157,6 +163,45 @@ fn page_of(
                 }
                 footer { "smolvla " (env!("CARGO_PKG_VERSION")) ". 1 MAC = 2 operations; MB = 10⁶ bytes." }
             }
+        }
+    }
+}
+
+/// What the words mean, for those who get the page alone.
+fn glossary() -> Markup {
+    let words = [
+        (
+            "component",
+            "vision tower; connector to image tokens; text: prefix and language model; cross_kv: the expert's projections of the prefix's keys and values (K/V), once a chunk; expert: all denoising steps",
+        ),
+        (
+            "kernel",
+            "what the device computes in one go, reading its operands from memory and writing its results there",
+        ),
+        ("time", "of each kernel the longest of compute, elementwise, bandwidth and floor"),
+        (
+            "compute",
+            "matrix products, padded to the device's array, at the share of its peak that large products reach",
+        ),
+        (
+            "elementwise",
+            "all other arithmetic: softmax, norms, activations, rotary embeddings; in tables “other GOP”",
+        ),
+        (
+            "bandwidth",
+            "bytes through off-chip memory at the share of its bandwidth that long transfers reach",
+        ),
+        ("floor", "the least time of any kernel, from its start to that of the next"),
+        ("bound by", "the shares of the time that pass in kernels of which that is the longest, from 5 %"),
+        (
+            "roof",
+            "products and traffic of each kernel at the device's peaks, without padding, floors and other arithmetic",
+        ),
+    ];
+    html! {
+        details {
+            summary { "What the words mean" }
+            dl { @for (word, meaning) in words { dt { (word) } dd { (meaning) } } }
         }
     }
 }
@@ -182,7 +227,7 @@ fn table(table: &Table) -> Markup {
             table {
                 thead { tr {
                     @for (index, column) in table.columns.iter().enumerate() {
-                        th.number[table.is_right_aligned(index)] { (column) }
+                        th.number[table.is_right_aligned(index)] { (column.name) }
                     }
                 } }
                 tbody {

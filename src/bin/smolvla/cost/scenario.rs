@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use smolvla::config::{Architecture, PolicyConfig};
-use smolvla::cost::{Cost, CrossKv, Device, Execution, Fusion, Storage, TimeMlp, Widths};
+use smolvla::cost::{Class, Cost, CrossKv, Device, Execution, Fusion, Storage, TimeMlp, Widths};
 use smolvla::count::{Trace, Workload, count};
 
 use super::choices::{ExecutionArgs, WidthArgs};
@@ -167,18 +167,14 @@ impl Scenario {
     /// What a user should know about this scenario.
     pub(crate) fn notes(&self, evaluated: &Evaluated) -> Vec<String> {
         let device = &self.device;
-        let mut notes = vec![format!(
-            "times are modelled from figures of {} ({}), not measured; transfers from and to the host, and what \
-                 happens before and after the network, are not in them",
-            device.name, device.title
-        )];
-        notes.extend(device.notes.iter().cloned());
+        let mut notes = Vec::new();
         let storage = &evaluated.storage;
         let needed = storage.needed_bytes + storage.kv_cache_bytes + storage.peak_activation_bytes;
         let capacity = device.memory.capacity_gb * 1e9;
         if needed > capacity {
             notes.push(format!(
-                "does not fit: weights, K/V and activations take {:.2} GB of {:.2} GB",
+                "DOES NOT FIT {}: weights, K/V and activations take {:.2} GB of {:.2} GB",
+                device.name,
                 needed / 1e9,
                 capacity / 1e9
             ));
@@ -191,6 +187,23 @@ impl Scenario {
                 inside / 1e6,
                 on_chip.mb
             ));
+        }
+        notes.push(format!(
+            "times are modelled from figures of {} ({}), not measured; transfers from and to the host, and what happens \
+             before and after the network, are not in them",
+            device.name, device.title
+        ));
+        notes.extend(device.notes.iter().cloned());
+        if device.class == Class::Cpu && self.widths.weights.is_scaled() {
+            notes.push(format!(
+                "{} here is every layer in those numbers; `smolvla run --precision` means plans of the backend, which keep \
+                 some layers wider",
+                self.widths.name
+            ));
+        }
+        let unsourced = device.unsourced();
+        if !unsourced.is_empty() {
+            notes.push(format!("the device's file names no source for {}", unsourced.join(", ")));
         }
         if device.elementwise.is_none() {
             notes.push(

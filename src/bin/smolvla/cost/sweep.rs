@@ -68,8 +68,8 @@ impl Axis {
             Self::Steps => "denoising steps",
             Self::Prompt => "tokens of the instruction",
             Self::Chunk => "actions in a chunk",
-            Self::Bandwidth => "memory bandwidth, times the device's",
-            Self::Compute => "arithmetic, times the device's",
+            Self::Bandwidth => "bandwidth × the device's",
+            Self::Compute => "arithmetic × the device's",
             Self::Fusion => "what is one kernel",
             _ => self.name(),
         }

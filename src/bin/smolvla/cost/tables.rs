@@ -9,6 +9,8 @@ pub(crate) enum Cell {
     Text(String),
     /// A number, and how many decimals people are shown. Programs get all of it.
     Number(f64, usize),
+    /// Words for people, and a shorter one for programs.
+    Either(String, &'static str),
     /// Nothing.
     Empty,
 }
@@ -19,6 +21,7 @@ impl Cell {
         match self {
             Self::Text(text) => text.clone(),
             Self::Number(value, decimals) => grouped(*value, *decimals),
+            Self::Either(shown, _) => shown.clone(),
             Self::Empty => String::new(),
         }
     }
@@ -26,13 +29,17 @@ impl Cell {
     fn exact(&self) -> String {
         match self {
             Self::Text(text) => text.clone(),
-            Self::Number(value, _) => value.to_string(),
+            // Beyond twelve digits there is only rounding of the arithmetic.
+            Self::Number(value, _) => format!("{value:.11e}")
+                .parse::<f64>()
+                .map_or_else(|_| value.to_string(), |value| value.to_string()),
+            Self::Either(_, exact) => (*exact).to_owned(),
             Self::Empty => String::new(),
         }
     }
 
     fn is_right_aligned(&self) -> bool {
-        !matches!(self, Self::Text(_))
+        !matches!(self, Self::Text(_) | Self::Either(..))
     }
 }
 
@@ -48,31 +55,51 @@ impl From<String> for Cell {
     }
 }
 
+/// A heading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Column {
+    pub(crate) name: &'static str,
+    /// Left out on a terminal, which has no room for everything.
+    pub(crate) is_minor: bool,
+}
+
+/// Headings; a name in brackets is a minor one.
+pub(crate) fn columns<const N: usize>(names: [&'static str; N]) -> Vec<Column> {
+    let column = |name: &'static str| match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+        Some(name) => Column { name, is_minor: true },
+        None => Column { name, is_minor: false },
+    };
+    names.map(column).to_vec()
+}
+
 /// A table.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Table {
     pub(crate) title: String,
     /// Headings, with units.
-    pub(crate) columns: Vec<&'static str>,
+    pub(crate) columns: Vec<Column>,
     pub(crate) rows: Vec<Vec<Cell>>,
     /// Whether the last row is a sum.
     pub(crate) has_total: bool,
 }
 
 impl Table {
-    /// In aligned columns, for a terminal.
+    /// In aligned columns, for a terminal; without minor ones.
     pub(crate) fn text(&self) -> String {
-        let rows: Vec<Vec<String>> =
-            self.rows.iter().map(|row| row.iter().map(Cell::shown).collect()).collect();
-        let widths: Vec<usize> = (0..self.columns.len())
+        let kept: Vec<usize> =
+            (0..self.columns.len()).filter(|column| !self.columns[*column].is_minor).collect();
+        let pick =
+            |cells: &[Cell]| -> Vec<String> { kept.iter().map(|column| cells[*column].shown()).collect() };
+        let rows: Vec<Vec<String>> = self.rows.iter().map(|row| pick(row)).collect();
+        let heading: Vec<String> = kept.iter().map(|column| self.columns[*column].name.to_owned()).collect();
+        let widths: Vec<usize> = (0..kept.len())
             .map(|column| {
-                let cells = rows.iter().map(|row| row[column].chars().count());
-                cells.chain([self.columns[column].chars().count()]).max().unwrap_or(0)
+                let cells = rows.iter().chain([&heading]).map(|row| row[column].chars().count());
+                cells.max().unwrap_or(0)
             })
             .collect();
         let mut text = format!("{}\n", self.title);
-        let heading: Vec<String> = self.columns.iter().map(|column| (*column).to_owned()).collect();
-        let right: Vec<bool> = (0..self.columns.len()).map(|column| self.is_right_aligned(column)).collect();
+        let right: Vec<bool> = kept.iter().map(|column| self.is_right_aligned(*column)).collect();
         line(&mut text, &heading, &widths, &right);
         let rule = widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1);
         for (index, row) in rows.iter().enumerate() {
@@ -88,7 +115,7 @@ impl Table {
     pub(crate) fn markdown(&self) -> String {
         let mut text = format!("### {}\n\n|", self.title);
         for column in &self.columns {
-            let _ = write!(text, " {column} |");
+            let _ = write!(text, " {} |", column.name);
         }
         text.push_str("\n|");
         for column in 0..self.columns.len() {
@@ -115,7 +142,7 @@ impl Table {
                 text.to_owned()
             }
         };
-        text.push_str(&self.columns.iter().map(|column| field(column)).collect::<Vec<_>>().join(","));
+        text.push_str(&self.columns.iter().map(|column| field(column.name)).collect::<Vec<_>>().join(","));
         text.push('\n');
         let rows = self.rows.len() - usize::from(self.has_total);
         for row in &self.rows[..rows] {
@@ -171,10 +198,10 @@ mod tests {
     fn table() -> Table {
         Table {
             title: "costs".to_owned(),
-            columns: vec!["component", "GMAC"],
+            columns: columns(["component", "[note]", "GMAC"]),
             rows: vec![
-                vec!["vision, all".into(), Cell::Number(1_106.904_42, 2)],
-                vec!["total".into(), Cell::Number(2.0, 2)],
+                vec!["vision, all".into(), "a".into(), Cell::Number(1_106.904_42, 2)],
+                vec!["total".into(), Cell::Empty, Cell::Number(2.0, 2)],
             ],
             has_total: true,
         }
@@ -190,12 +217,23 @@ mod tests {
 
     #[test]
     fn csv_has_every_digit_and_no_sum() {
-        assert_eq!(table().csv(), "component,GMAC\n\"vision, all\",1106.90442\n");
+        assert_eq!(table().csv(), "component,note,GMAC\n\"vision, all\",a,1106.90442\n");
+    }
+
+    #[test]
+    fn programs_get_no_noise_of_rounding() {
+        assert_eq!(Cell::Number(4.052 * 1000.0, 2).exact(), "4052");
+        assert_eq!(Cell::Number(1.0 / 3.0, 2).exact(), "0.333333333333");
+        assert_eq!(Cell::Either("compute 90 %".to_owned(), "compute").exact(), "compute");
     }
 
     #[test]
     fn markdown_aligns_numbers_to_the_right() {
-        assert!(table().markdown().contains("| component | GMAC |\n|---|---:|\n| vision, all | 1,106.90 |"));
+        assert!(
+            table()
+                .markdown()
+                .contains("| component | note | GMAC |\n|---|---|---:|\n| vision, all | a | 1,106.90 |")
+        );
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Costs as tables.
 
+use std::fmt::Write;
+
 use smolvla::cost::documents::Document;
 use smolvla::cost::measured::Calibration;
 use smolvla::cost::{Bound, Cost, Storage, Sums};
@@ -7,11 +9,15 @@ use smolvla::count::Part;
 
 use super::scenario::Evaluated;
 use super::sweep::Sweep;
-use super::tables::{Cell, Table, grouped};
+use super::tables::{Cell, Table, columns, grouped};
 
 /// A point of a sweep.
 pub(crate) struct Point {
     pub(crate) value: String,
+    /// The widths it is in, by name.
+    pub(crate) precision: String,
+    /// What users should know of it beside what they know of the scenario.
+    pub(crate) notes: Vec<String>,
     /// Why it cannot be, where it cannot.
     pub(crate) outcome: Result<Evaluated, String>,
 }
@@ -24,56 +30,63 @@ pub(crate) fn parts(cost: &Cost) -> Table {
         let time = &sums.seconds;
         vec![
             name.into(),
+            Cell::Number(time.total * 1e3, 2),
+            Cell::Number(time.roof * 1e3, 2),
+            bound_cell(sums),
             Cell::Number(sums.macs as f64 / 1e9, 2),
             Cell::Number(sums.elementwise as f64 / 1e9, 3),
             Cell::Number((sums.traffic.weights + sums.traffic.scales) / MEGA, 1),
-            Cell::Number(sums.traffic.parameters / MEGA, 1),
+            Cell::Number(sums.traffic.small_parameters / MEGA, 1),
             Cell::Number((sums.traffic.activations() + sums.traffic.scores) / MEGA, 1),
             Cell::Number(sums.traffic.kv() / MEGA, 1),
+            Cell::Number(sums.traffic.total() / MEGA, 1),
             Cell::Number(sums.ops_per_byte(), 0),
             Cell::Number(sums.kernels as f64, 0),
-            Cell::Number(time.total * 1e3, 2),
-            Cell::Number(time.roof * 1e3, 2),
-            if sums.kernels == 0 { Cell::Text("—".to_owned()) } else { bound(sums).into() },
         ]
     };
     let mut rows: Vec<_> = cost.parts.iter().map(|part| row(part.part.name(), &part.sums)).collect();
     rows.push(row("total", &cost.total));
     Table {
         title: "By component".to_owned(),
-        columns: vec![
+        columns: columns([
             "component",
-            "GMAC",
-            "other GOP",
-            "weights MB",
-            "gains, biases MB",
-            "activations MB",
-            "K/V MB",
-            "op/byte",
-            "kernels",
             "time ms",
             "roof ms",
-            "bound by",
-        ],
+            "bound by (of the time)",
+            "GMAC",
+            "[other GOP]",
+            "weights, scales MB",
+            "[gains, biases MB]",
+            "[activations MB]",
+            "[K/V MB]",
+            "all MB moved",
+            "op/byte",
+            "kernels",
+        ]),
         rows,
         has_total: true,
     }
 }
 
-/// `compute 64 %, elementwise 36 %`: what most of the time passes in.
+fn bound_cell(sums: &Sums) -> Cell {
+    if sums.kernels == 0 {
+        return Cell::Either("—".to_owned(), "");
+    }
+    Cell::Either(bound(sums), sums.bound().name())
+}
+
+/// `compute 64 %, elementwise 36 %`: the shares of the time that pass in kernels bound so, from five percent.
 pub(crate) fn bound(sums: &Sums) -> String {
     let mut shares: Vec<(Bound, f64)> =
         Bound::ALL.into_iter().map(|bound| (bound, sums.share_bound_by(bound))).collect();
     shares.sort_by(|a, b| b.1.total_cmp(&a.1));
+    // The percent sign does not leave its number.
     let worth: Vec<String> = shares
         .iter()
         .filter(|(_, share)| *share >= 0.05)
-        .map(|(bound, share)| format!("{} {:.0} %", bound.name(), share * 100.0))
+        .map(|(bound, share)| format!("{} {:.0}\u{a0}%", bound.name(), share * 100.0))
         .collect();
-    match worth.len() {
-        1 => shares[0].0.name().to_owned(),
-        _ => worth.join(", "),
-    }
+    worth.join(", ")
 }
 
 /// One row a kind of kernel.
@@ -87,38 +100,40 @@ pub(crate) fn kernels(cost: &Cost) -> Table {
                 kernel.part.name().into(),
                 kernel.name.as_str().into(),
                 Cell::Number(sums.kernels as f64, 0),
+                Cell::Number(sums.seconds.total * 1e3, 3),
+                Cell::Number(100.0 * sums.seconds.total / cost.total.seconds.total, 1),
+                sums.bound().name().into(),
                 kernel.products.as_str().into(),
                 Cell::Number(sums.macs as f64 / 1e9, 3),
                 Cell::Number(sums.elementwise as f64 / 1e9, 3),
                 Cell::Number((sums.traffic.weights + sums.traffic.scales) / MEGA, 2),
-                Cell::Number(sums.traffic.parameters / MEGA, 2),
+                Cell::Number(sums.traffic.small_parameters / MEGA, 2),
                 Cell::Number((sums.traffic.activations() + sums.traffic.scores) / MEGA, 2),
                 Cell::Number(sums.traffic.kv() / MEGA, 2),
+                Cell::Number(sums.traffic.total() / MEGA, 2),
                 Cell::Number(sums.ops_per_byte(), 1),
-                Cell::Number(sums.seconds.total * 1e3, 3),
-                Cell::Number(100.0 * sums.seconds.total / cost.total.seconds.total, 1),
-                sums.bound().name().into(),
             ]
         })
         .collect();
     Table {
         title: "By operation (sums over layers and steps)".to_owned(),
-        columns: vec![
-            "component",
+        columns: columns([
+            "[component]",
             "operation",
             "times",
-            "products",
-            "GMAC",
-            "other GOP",
-            "weights MB",
-            "gains, biases MB",
-            "activations MB",
-            "K/V MB",
-            "op/byte",
             "time ms",
             "% of time",
             "bound by",
-        ],
+            "products",
+            "GMAC",
+            "[other GOP]",
+            "[weights, scales MB]",
+            "[gains, biases MB]",
+            "[activations MB]",
+            "[K/V MB]",
+            "MB moved",
+            "op/byte",
+        ]),
         rows,
         has_total: false,
     }
@@ -143,7 +158,7 @@ pub(crate) fn storage(storage: &Storage) -> Table {
     rows.push(row("total", storage.tensors, storage.parameters, storage.bytes, storage.needed_bytes));
     Table {
         title: "Storage".to_owned(),
-        columns: vec!["parameters of", "tensors", "parameters", "MB", "MB read at inference"],
+        columns: columns(["parameters of", "tensors", "parameters", "MB", "MB kept for inference"]),
         rows,
         has_total: true,
     }
@@ -156,7 +171,7 @@ pub(crate) fn working_memory(storage: &Storage) -> Table {
     };
     Table {
         title: "Working memory".to_owned(),
-        columns: vec!["what", "MB", "where"],
+        columns: columns(["what", "MB", "where"]),
         rows: vec![
             row("K/V that denoising reads", storage.kv_cache_bytes, "all layers of the expert"),
             row("peak activations", storage.peak_activation_bytes, &storage.peak_activation_at),
@@ -175,47 +190,55 @@ pub(crate) fn working_memory(storage: &Storage) -> Table {
 pub(crate) fn sweep(sweep: &Sweep, points: &[Point]) -> Table {
     let rows = points
         .iter()
-        .map(|point| match &point.outcome {
-            Ok(evaluated) => {
-                let cost = &evaluated.cost;
-                let mut row = vec![point.value.as_str().into()];
-                row.extend(cost.parts.iter().map(|part| Cell::Number(part.sums.seconds.total * 1e3, 2)));
-                row.extend([
-                    Cell::Number(cost.total.seconds.total * 1e3, 2),
-                    Cell::Number(cost.total.seconds.total * 1e3 / evaluated.trace.workload.batch as f64, 2),
-                    Cell::Number(cost.total.macs as f64 / 1e9, 2),
-                    Cell::Number(cost.total.traffic.total() / MEGA, 1),
-                    bound(&cost.total).into(),
-                ]);
-                row
+        .map(|point| {
+            let mut row = vec![point.value.as_str().into(), point.precision.as_str().into()];
+            match &point.outcome {
+                Ok(evaluated) => {
+                    let cost = &evaluated.cost;
+                    let total = cost.total.seconds.total;
+                    row.extend(cost.parts.iter().map(|part| Cell::Number(part.sums.seconds.total * 1e3, 2)));
+                    row.extend([
+                        Cell::Number(total * 1e3, 2),
+                        Cell::Number(total * 1e3 / evaluated.trace.workload.batch as f64, 2),
+                        Cell::Number(cost.total.macs as f64 / 1e9, 2),
+                        Cell::Number(cost.total.traffic.total() / MEGA, 1),
+                        bound_cell(&cost.total),
+                    ]);
+                }
+                // Each part, and what follows them. The reason is among the notes.
+                Err(_) => {
+                    row.extend(std::iter::repeat_n(Cell::Empty, Part::ALL.len() + 4));
+                    row.push(Cell::Either("—".to_owned(), ""));
+                }
             }
-            Err(why) => {
-                let mut row = vec![point.value.as_str().into()];
-                // Each part, and what follows them.
-                row.extend(std::iter::repeat_n(Cell::Empty, Part::ALL.len() + 4));
-                row.push(why.as_str().into());
-                row
-            }
+            row
         })
         .collect();
     Table {
         title: format!("What if: {}", sweep.axis.label()),
-        columns: vec![
+        columns: columns([
             sweep.axis.name(),
+            "numbers",
             "vision ms",
-            "connector ms",
+            "[connector ms]",
             "text ms",
-            "cross_kv ms",
+            "[cross_kv ms]",
             "expert ms",
             "total ms",
-            "ms an observation",
+            "per obs. ms",
             "GMAC",
             "MB moved",
-            "bound by",
-        ],
+            "bound by (of the time)",
+        ]),
         rows,
         has_total: false,
     }
+}
+
+/// Why points of a sweep have no cost.
+pub(crate) fn refusals(sweep: &Sweep, points: &[Point]) -> Vec<String> {
+    let refused = points.iter().filter_map(|point| Some((&point.value, point.outcome.as_ref().err()?)));
+    refused.map(|(value, why)| format!("{}={value}: {why}", sweep.axis.name())).collect()
 }
 
 /// A document's figures beside the exact ones.
@@ -229,14 +252,14 @@ pub(crate) fn document(document: &Document) -> Table {
                 (stated, true) => stated.to_owned(),
                 (stated, false) => format!("{stated} (does not follow)"),
             };
-            let number = |text: String| Cell::Text(text);
+            let or_dash = |text: Option<String>| Cell::Text(text.unwrap_or_else(|| "—".to_owned()));
             vec![
                 row.section.into(),
                 row.what.into(),
                 row.formula.into(),
                 stated.into(),
-                number(row.value_as_printed().unwrap_or_else(|| "—".to_owned())),
-                number(row.exact_as_printed().unwrap_or_else(|| "—".to_owned())),
+                or_dash(row.value_as_printed()),
+                or_dash(row.exact_as_printed()),
                 row.unit.into(),
                 row.reason.clone().into_owned().into(),
             ]
@@ -244,7 +267,7 @@ pub(crate) fn document(document: &Document) -> Table {
         .collect();
     Table {
         title: format!("{}: {}", document.name, document.title),
-        columns: vec![
+        columns: columns([
             "section",
             "figure",
             "formula",
@@ -253,10 +276,45 @@ pub(crate) fn document(document: &Document) -> Table {
             "exact",
             "unit",
             "why they differ",
-        ],
+        ]),
         rows,
         has_total: false,
     }
+}
+
+/// The same for a terminal: what has no room in columns stands below its row.
+pub(crate) fn document_text(document: &Document) -> String {
+    let mut text = format!("{}: {}\nassumes: {}\n", document.name, document.title, document.assumptions);
+    let mut section = "";
+    for row in &document.rows {
+        if row.section != section {
+            section = row.section;
+            let _ = write!(
+                text,
+                "\n{section}\n  {:<36} {:>9}  {:>14}  {:>9}  unit\n",
+                "", "stated", "by its formula", "exact"
+            );
+        }
+        let dash = || "—".to_owned();
+        let _ = writeln!(
+            text,
+            "  {:<36} {:>9}  {:>14}  {:>9}  {}",
+            row.what,
+            if row.stated.is_empty() { "—" } else { row.stated },
+            row.value_as_printed().unwrap_or_else(dash),
+            row.exact_as_printed().unwrap_or_else(dash),
+            row.unit
+        );
+        let does_not = if row.follows() { "" } else { "DOES NOT FOLLOW from its formula. " };
+        for (what, line) in
+            [("formula", row.formula.to_owned()), ("why", format!("{does_not}{}", row.reason))]
+        {
+            if !line.is_empty() {
+                let _ = writeln!(text, "      {what}: {line}");
+            }
+        }
+    }
+    text
 }
 
 /// Measurements beside the roof.
@@ -269,6 +327,7 @@ pub(crate) fn calibration(calibration: &Calibration) -> Table {
                 Cell::Number(c.line as f64, 0),
                 c.what.as_str().into(),
                 c.stage.unwrap_or("—").into(),
+                c.prefix_tokens.map_or(Cell::Empty, |tokens| Cell::Number(tokens as f64, 0)),
                 c.precision.as_str().into(),
                 Cell::Number(c.measured * 1e3, 2),
                 c.expected.map_or(Cell::Empty, |expected| Cell::Number(expected * 1e3, 2)),
@@ -279,21 +338,37 @@ pub(crate) fn calibration(calibration: &Calibration) -> Table {
         })
         .collect();
     Table {
-        title: "Measured beside the roof".to_owned(),
-        columns: vec![
+        title: "Measured beside the roof of its stage".to_owned(),
+        columns: columns([
             "line",
             "what",
             "stage",
-            "precision",
+            "prefix",
+            "numbers",
             "measured ms",
             "modelled ms",
-            "roof ms",
+            "stage roof ms",
             "% of roof",
-            "",
-        ],
+            "verdict",
+        ]),
         rows,
         has_total: false,
     }
+}
+
+/// What a reader of [`calibration()`] should know.
+pub(crate) fn calibration_notes(calibration: &Calibration) -> Vec<String> {
+    let mut notes = vec![
+        "a stage's roof is what nothing can go below: its products at the device's peak, or the weights that do not fit on \
+         chip at its bandwidth. vision is vision and connector, prefill is text and cross_kv, denoise is expert"
+            .to_owned(),
+    ];
+    notes.extend(calibration.notes.iter().cloned());
+    for (why, lines) in &calibration.left_out {
+        let lines: Vec<String> = lines.iter().map(u64::to_string).collect();
+        notes.push(format!("left out, line {}: {why}", lines.join(", ")));
+    }
+    notes
 }
 
 /// A byte count for people.
