@@ -190,6 +190,11 @@ impl Measured {
             "every layer is compared in the format of its row's name; an engine that keeps some wider reaches less of that roof"
                 .to_owned(),
         );
+        if device.on_chip.is_none() {
+            calibration.note(
+                "the device states no [on_chip] memory: every stage is taken to read its weights from off chip".to_owned(),
+            );
+        }
         match self {
             Self::Policies(rows) => {
                 let most = rows.iter().map(|row| row.threads).max().unwrap_or(0);
@@ -271,8 +276,14 @@ impl Context<'_> {
 
     /// The trace of a row, and whether its prompt had to be assumed.
     fn trace(&self, row: &PolicyRow) -> Result<(Trace, bool)> {
-        let workload =
-            Workload { cameras: row.cameras, batch: row.batch, chunk: None, ..self.workload.clone() };
+        // Pictures together: no implementation has to read the tower's weights more than once.
+        let workload = Workload {
+            cameras: row.cameras,
+            batch: row.batch,
+            images_together: true,
+            chunk: None,
+            ..self.workload.clone()
+        };
         match row.prefix_tokens {
             None => Ok((count(self.policy, self.architecture, &workload)?, true)),
             Some(tokens) => {

@@ -143,7 +143,7 @@ pub(crate) struct Args {
     scenario: Option<String>,
     /// Set measurements of `cargo xtask bench --record` beside the roof. One that is faster is an error. Cameras, batch
     /// and precision are each row's own.
-    #[arg(long, value_name = "CSV", help_heading = "What-ifs", conflicts_with = "chunk")]
+    #[arg(long, value_name = "CSV", help_heading = "What-ifs", conflicts_with_all = ["chunk", "one_by_one"])]
     measured: Option<PathBuf>,
 
     /// Print operations and storage beside a sweep or measurements too.

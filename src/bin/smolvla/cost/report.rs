@@ -172,7 +172,8 @@ fn glossary() -> Markup {
     let words = [
         (
             "component",
-            "vision tower; connector to image tokens; text: prefix and language model; cross_kv: the expert's projections of the prefix's keys and values (K/V), once a chunk; expert: all denoising steps",
+            "vision tower; connector to image tokens; text: prefix and language model; cross_kv: the expert's projections \
+             of the prefix's keys and values (K/V), once a chunk; expert: all denoising steps",
         ),
         (
             "kernel",
