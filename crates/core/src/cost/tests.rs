@@ -234,6 +234,31 @@ fn an_operation_moves_its_operands_and_its_result() {
 }
 
 #[test]
+fn other_operations_are_counted_one_by_one() {
+    let trace = traced(&base(), |_| ());
+    let of = |layer: &str, name: &str| {
+        let op = trace.ops.iter().find(|op| &*op.layer == layer && &*op.name == name).unwrap();
+        op.elementwise
+    };
+    let vision = "vision.layers.0";
+    assert_eq!(of(vision, "layer_norm"), 7 * 1024 * 768);
+    assert_eq!(of(vision, "qkv"), 1024 * 2304, "a bias");
+    assert_eq!(of(vision, "attention"), 6 * 12 * 1024 * 1024, "no mask");
+    assert_eq!(of(vision, "output"), 2 * 1024 * 768, "bias and residual");
+    assert_eq!(of(vision, "fc1"), 9 * 1024 * 3072, "bias and GELU");
+    let text = "text.layers.0";
+    assert_eq!(of(text, "rms_norm"), 4 * 113 * 960);
+    assert_eq!(of(text, "qkv"), 0);
+    assert_eq!((of(text, "rope_q"), of(text, "rope_k")), (3 * 113 * 960, 3 * 113 * 320));
+    assert_eq!(of(text, "attention"), 7 * 15 * 113 * 113, "with a mask");
+    assert_eq!(of(text, "silu_mul"), 5 * 113 * 2560);
+    assert_eq!(of("expert.suffix", "activate"), 4 * 50 * 720);
+    assert_eq!(of("expert.layers.0", "self_attention"), 7 * 15 * 50 * 163);
+    assert_eq!(of("expert.layers.1", "cross_attention"), 6 * 15 * 50 * 113, "everything may be attended");
+    assert_eq!(of("expert.euler", "axpy"), 2 * 50 * 32);
+}
+
+#[test]
 fn a_fused_layer_moves_its_ends_alone() {
     let trace = traced(&base(), |_| ());
     let kernels = kernels(&trace, &execution(Fusion::Layers), &Widths::uniform(Format::Int8));
