@@ -89,8 +89,7 @@ fn draw_legend(canvas: &mut Canvas, chart: &Roofline, palette: &Palette) -> f64 
     if chart.points.iter().any(|point| point.above_roof) {
         entries.push((Mark::Warning(palette.error), "above the roof: an error"));
     }
-    if !chart.points.is_empty() {
-        // Two sizes say more about an area than words alone.
+    if chart.points.iter().any(|point| point.share > 0.0) {
         entries.push((Mark::Disc(palette.pale), "area: share of the time"));
     }
     let after = canvas.legend(&entries, (24.0, 86.0), Pen::new(13.0, palette.ink));

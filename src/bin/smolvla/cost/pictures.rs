@@ -118,10 +118,16 @@ fn short(name: &str, with_part: bool) -> String {
 }
 
 fn measured(scenario: &Scenario, calibration: &Calibration) -> Roofline {
-    const STAGES: [&str; 4] = ["vision", "prefill", "denoise", "operation"];
-    let longest = calibration.comparisons.iter().map(|c| c.measured).fold(0.0, f64::max);
-    let group =
-        |stage: Option<&str>| STAGES.iter().position(|name| Some(*name) == stage).unwrap_or(STAGES.len() - 1);
+    let mut stages: Vec<&str> = Vec::new();
+    for stage in calibration.comparisons.iter().map(|c| c.stage.unwrap_or("operation")) {
+        if !stages.contains(&stage) {
+            stages.push(stage);
+        }
+    }
+    let group = |stage: Option<&str>| {
+        let name = stage.unwrap_or("operation");
+        stages.iter().position(|known| *known == name).unwrap_or_default()
+    };
     // A whole session of kernels does not fit one picture: those of the precision in question do.
     let wanted: Vec<_> =
         calibration.comparisons.iter().filter(|c| c.precision == scenario.widths.name).collect();
@@ -136,18 +142,17 @@ fn measured(scenario: &Scenario, calibration: &Calibration) -> Roofline {
         ),
         bandwidth: scenario.device.memory.gb_s * 1e9,
         ceilings: ceilings(scenario),
-        groups: STAGES.map(str::to_owned).to_vec(),
+        groups: stages.iter().map(|stage| (*stage).to_owned()).collect(),
         points: shown
             .iter()
             .map(|comparison| Point {
-                label: match comparison.stage {
-                    Some(stage) => format!("{}: {stage}", comparison.what),
-                    None => comparison.what.clone(),
-                },
+                // The colour says which stage.
+                label: comparison.what.clone(),
                 group: group(comparison.stage),
                 ops_per_byte: comparison.ops_per_byte,
                 ops_per_s: comparison.ops / comparison.measured,
-                share: comparison.measured / longest.max(f64::MIN_POSITIVE),
+                // Of different runs, which have no time in common.
+                share: 0.0,
                 measured: true,
                 above_roof: comparison.is_above_roof(),
             })
