@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::output::quoted;
+
 /// What stands in a cell.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Cell {
@@ -135,18 +137,13 @@ impl Table {
     /// As comma-separated values with every digit, without title and sum.
     pub(crate) fn csv(&self) -> String {
         let mut text = String::new();
-        let field = |text: &str| {
-            if text.contains([',', '"', '\n']) {
-                format!("\"{}\"", text.replace('"', "\"\""))
-            } else {
-                text.to_owned()
-            }
-        };
-        text.push_str(&self.columns.iter().map(|column| field(column.name)).collect::<Vec<_>>().join(","));
+        text.push_str(&self.columns.iter().map(|column| quoted(column.name)).collect::<Vec<_>>().join(","));
         text.push('\n');
         let rows = self.rows.len() - usize::from(self.has_total);
         for row in &self.rows[..rows] {
-            text.push_str(&row.iter().map(|cell| field(&cell.exact())).collect::<Vec<_>>().join(","));
+            text.push_str(
+                &row.iter().map(|cell| quoted(&cell.exact()).into_owned()).collect::<Vec<_>>().join(","),
+            );
             text.push('\n');
         }
         text

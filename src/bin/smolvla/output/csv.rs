@@ -22,7 +22,8 @@ pub(crate) fn csv(prediction: &Prediction) -> String {
     text
 }
 
-fn quoted(field: &str) -> Cow<'_, str> {
+/// A field as RFC 4180 wants it.
+pub(crate) fn quoted(field: &str) -> Cow<'_, str> {
     if field.contains([',', '"', '\n', '\r']) {
         Cow::Owned(format!("\"{}\"", field.replace('"', "\"\"")))
     } else {

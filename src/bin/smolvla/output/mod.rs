@@ -6,7 +6,7 @@ mod plot;
 mod summary;
 mod table;
 
-pub(crate) use csv::csv;
+pub(crate) use csv::{csv, quoted};
 pub(crate) use json::{json, to_json};
 pub(crate) use plot::plot;
 pub(crate) use summary::summary;
