@@ -28,7 +28,7 @@ use smolvla_core::graph::{
     self, DenoiseContext, Expert, ExpertLayer, KeyValue, TextLayer, TextLayerOutput, VisionLayer,
 };
 use smolvla_core::weights::LinearSource;
-use smolvla_core::{BackendError, Precision};
+use smolvla_core::{BackendError, Precision, PrecisionPlan};
 
 /// A backend that forwards to another one except where its [`Alteration`] says otherwise.
 ///
@@ -88,6 +88,10 @@ macro_rules! altered {
             type Linear = B::Linear;
             type Table = B::Table;
             type Mask = B::Mask;
+
+            fn with_plan(self, plan: &PrecisionPlan) -> Result<Self, BackendError> {
+                Ok(Self { inner: self.inner.with_plan(plan)?, ..self })
+            }
 
             $(
                 fn $op(&self $(, $arg: $arg_type)*) -> $result {

@@ -4,7 +4,7 @@ use smolvla_core::checkpoint::Checkpoint;
 use smolvla_core::policy::{Policy, PolicyOptions, SmolVla};
 use smolvla_core::{Backend, Capabilities, Checked, Precision, Result};
 
-use crate::evidence::Evidence;
+use crate::evidence::{Evidence, Stop};
 use crate::ops::OpCase;
 
 /// What checks need of a backend. Every backend is one; so is a backend with a defect put into it
@@ -29,7 +29,10 @@ impl<B: Backend + Clone> Subject for B {
     }
 
     fn check_op(&self, case: &OpCase, precision: Precision) -> Evidence {
-        case.check(&Checked::new(self.clone()), precision)
+        match self.clone().with_plan(&precision.into()) {
+            Ok(backend) => case.check(&Checked::new(backend), precision),
+            Err(error) => Evidence::from(Stop::from(error)),
+        }
     }
 
     fn load(&self, checkpoint: &Checkpoint, options: &PolicyOptions) -> Result<Box<dyn Policy>> {

@@ -60,11 +60,17 @@ pub enum Precision {
     Int8,
     /// 8-bit integer weights with a scale for each output, multiplied as bfloat16 with 32-bit accumulation.
     Int8Weights,
+    /// Weights in 8-bit block floats (16 of a row share an exponent), bfloat16 activations, products of all of the
+    /// weight's bits, 32-bit accumulation.
+    Bfp8,
+    /// Weights and activations in 8-bit block floats, products of their leading bits only, 16-bit accumulation.
+    Bfp8LoFi,
 }
 
 impl Precision {
     /// Every precision there is.
-    pub const ALL: &[Self] = &[Self::F32, Self::Bf16, Self::F16, Self::Int8, Self::Int8Weights];
+    pub const ALL: &[Self] =
+        &[Self::F32, Self::Bf16, Self::F16, Self::Int8, Self::Int8Weights, Self::Bfp8, Self::Bfp8LoFi];
 
     /// The name used on the command line and in reports.
     pub fn name(self) -> &'static str {
@@ -74,6 +80,8 @@ impl Precision {
             Self::F16 => "f16",
             Self::Int8 => "int8",
             Self::Int8Weights => "int8w",
+            Self::Bfp8 => "bfp8",
+            Self::Bfp8LoFi => "bfp8lofi",
         }
     }
 
@@ -296,6 +304,14 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// What this device is and can do.
     fn capabilities(&self) -> Capabilities;
+
+    /// The same device, set for the policy that `plan` is about; asked once, before any parameter is prepared. Each
+    /// layer's precision still comes with [`Backend::prepare_linear`]. A device whose operations without weights
+    /// (attention, norms) can be computed in more than one way chooses here, by the plan's default precision.
+    fn with_plan(self, plan: &PrecisionPlan) -> Result<Self, BackendError> {
+        let _ = plan;
+        Ok(self)
+    }
 
     /// Prepares a linear layer; happens once, at load. `source` is PyTorch's layout `[outputs, inputs]`,
     /// possibly several matrices stacked along the outputs (fused QKV, gate and up).

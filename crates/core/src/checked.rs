@@ -10,6 +10,7 @@ use crate::graph::{
     self, DenoiseContext, Expert, ExpertAttentionWeights, ExpertLayer, Heads, KeyValue, TextLayer,
     TextLayerOutput, VisionLayer,
 };
+use crate::precision::PrecisionPlan;
 use crate::weights::LinearSource;
 
 /// A backend whose every operation first checks its arguments, and then that the result has the shape the
@@ -102,6 +103,10 @@ impl<B: Backend> Backend for Checked<B> {
 
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
+    }
+
+    fn with_plan(self, plan: &PrecisionPlan) -> Result<Self, BackendError> {
+        Ok(Self { inner: self.inner.with_plan(plan)? })
     }
 
     fn prepare_linear(

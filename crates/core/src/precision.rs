@@ -325,8 +325,15 @@ impl Serialize for PrecisionRule {
     }
 }
 
-/// Whether `pattern`, in which `*` stands for any run of characters, is all of `text`.
-fn matches(pattern: &str, text: &str) -> bool {
+/// Whether `pattern`, in which `*` stands for any run of characters, is all of `text`: how rules name layers.
+///
+/// ```
+/// use smolvla_core::precision::matches;
+///
+/// assert!(matches("expert.layers.*.down", "expert.layers.11.down"));
+/// assert!(!matches("expert.layers.*.down", "text.layers.11.down"));
+/// ```
+pub fn matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     // Splitting yields at least one part.
     let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else { return false };

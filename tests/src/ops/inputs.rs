@@ -103,8 +103,8 @@ impl Weight {
 /// A backend that holds weights and activations in 16 bits rounds whatever it is given. The plain loops do not, and
 /// would be judging that rounding of the arguments too, which says nothing about the operation. So all numbers
 /// are cut to the precision's own grid beforehand: both sides then compute from identical arguments, and what
-/// they differ by is the operation's. Where weights are int8, tensors may be bfloat16, so numbers are on that grid;
-/// quantising weights and activations, whose scales depend on the data, is part of what is judged.
+/// they differ by is the operation's. Where weights are int8 or block floats, tensors may be bfloat16, so numbers are on
+/// that grid; quantising weights and activations, whose scales depend on the data, is part of what is judged.
 pub(super) struct Inputs<'a, B> {
     backend: &'a B,
     rng: ChaCha8Rng,
@@ -347,7 +347,11 @@ fn seed(name: &str) -> u64 {
 /// Numbers that a precision holds exactly.
 fn on_grid(values: Vec<f32>, grid: Precision) -> Vec<f32> {
     let dtype = match grid {
-        Precision::Bf16 | Precision::Int8 | Precision::Int8Weights => StorageType::Bf16,
+        Precision::Bf16
+        | Precision::Int8
+        | Precision::Int8Weights
+        | Precision::Bfp8
+        | Precision::Bfp8LoFi => StorageType::Bf16,
         Precision::F16 => StorageType::F16,
         _ => return values,
     };
@@ -397,6 +401,8 @@ mod tests {
             (Precision::Bf16, StorageType::Bf16),
             (Precision::Int8, StorageType::Bf16),
             (Precision::Int8Weights, StorageType::Bf16),
+            (Precision::Bfp8, StorageType::Bf16),
+            (Precision::Bfp8LoFi, StorageType::Bf16),
         ] {
             let once = on_grid(values.clone(), precision);
             assert_eq!(whole(dtype, 3, 3, &encode(&once, dtype)).to_f32(), once);

@@ -79,7 +79,7 @@ impl<B: Backend> SmolVla<B> {
         options: &PolicyOptions,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self> {
-        let backend = Checked::new(backend);
+        let backend = Checked::new(backend.with_plan(&options.precision)?);
         let capabilities = backend.capabilities();
         let mut notices = checkpoint.notices.clone();
         let tokenizer = Tokenizer::from_file(checkpoint.tokenizer()?)?;
