@@ -3,7 +3,9 @@
 //! Planned, not written yet: this crate holds the backend's name and place, and [`open`] refuses. It will
 //! open a Blackhole card through its PJRT library, loaded at run time, or a bit-exact emulator of its number
 //! formats where there is no card.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
+
+pub mod tensix;
 
 use std::convert::Infallible;
 
