@@ -5,12 +5,26 @@
 //! formats where there is no card.
 #![deny(unsafe_code)]
 
+mod backend;
+pub mod device;
+mod emulator;
+mod error;
+pub mod latency;
+mod plan;
+pub mod program;
+mod record;
+pub mod stablehlo;
 pub mod tensix;
 
 use std::convert::Infallible;
 
-use smolvla_core::BackendError;
 use smolvla_core::backend::BackendErrorKind;
+use smolvla_core::{BackendError, Capabilities, PrecisionPlan};
+
+pub use self::backend::{TtBackend, TtLinear, TtMask, TtTable, TtTensor};
+pub use self::emulator::{Emulator, EmulatorBuffer, EmulatorMatrix};
+pub use self::error::DeviceError;
+pub use self::plan::{Kernel, LinearMath, LinearRule, Plan, Product};
 
 /// The backend's name, as `--backend` takes it.
 pub const NAME: &str = "tt";
@@ -36,6 +50,22 @@ pub fn open(selector: Option<&str>) -> Result<Infallible, BackendError> {
             "the Tenstorrent backend is planned, not written yet, so there is no device `{device}`; use --backend cpu"
         ),
     ))
+}
+
+/// A device's capabilities with these built-in plans, the one it recommends first.
+fn capabilities(device: impl Into<String>, plans: &[&str]) -> Capabilities {
+    let precision =
+        |name: &str| Plan::built_in().find(|(own, _)| *own == name).map(|(_, precision)| precision);
+    let plans: Vec<_> = plans.iter().filter_map(|name| Some((*name, precision(name)?))).collect();
+    let mut capabilities = Capabilities::new(NAME, device, plans.iter().map(|(_, precision)| *precision));
+    let recommended = plans.first().map(|(_, precision)| (PrecisionPlan::AUTO, *precision));
+    capabilities.plans = plans
+        .iter()
+        .copied()
+        .chain(recommended)
+        .map(|(name, precision)| PrecisionPlan::new(name, precision))
+        .collect();
+    capabilities
 }
 
 #[cfg(test)]
