@@ -11,6 +11,7 @@ mod golden;
 mod setup;
 mod tally;
 mod test;
+mod wheels;
 
 use std::process::ExitCode;
 

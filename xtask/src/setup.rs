@@ -4,14 +4,16 @@
 //! checkpoint a process, which a process a test (cargo-nextest) would load again for every test, and cargo's own
 //! runner needs no installing and prints the reason of each ignored test. Two system packages are wanted, and none is
 //! needed: a Chromium, for the test that looks at the conformance report in a browser, and on Linux a Vulkan driver (a
-//! GPU's, or Mesa's software renderer) for the GPU backend. What cannot be had is ignored with its reason. Every dependency that builds C needs only the compiler that Rust needs anyway for
-//! linking.
+//! GPU's, or Mesa's software renderer) for the GPU backend. Plugins for the tests of the Tenstorrent backend come as
+//! wheels, through pip. What cannot be had is ignored with its reason. Every dependency that builds C needs only the
+//! compiler that Rust needs anyway for linking.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::Result;
 use crate::command::{self, cargo, succeeds};
+use crate::wheels;
 
 /// Built from source where absent, about two minutes on two cores, once: it stays in cargo's own `bin` folder.
 /// There is no other way to know the licences of some 500 crates, so it is worth the two minutes.
@@ -45,6 +47,7 @@ pub(crate) fn run(caller: Caller) -> Result {
     component("clippy", "clippy")?;
     cargo_deny()?;
     browser(caller);
+    wheels::fetch();
     vulkan(caller)
 }
 

@@ -10,7 +10,10 @@ pub mod device;
 mod emulator;
 mod error;
 pub mod latency;
+#[allow(unsafe_code, reason = "plugins are libraries in C, loaded at run time")]
+pub mod pjrt;
 mod plan;
+pub mod probe;
 pub mod program;
 mod record;
 pub mod stablehlo;
@@ -24,6 +27,7 @@ use smolvla_core::{BackendError, Capabilities, PrecisionPlan};
 pub use self::backend::{TtBackend, TtLinear, TtMask, TtTable, TtTensor};
 pub use self::emulator::{Emulator, EmulatorBuffer, EmulatorMatrix};
 pub use self::error::DeviceError;
+pub use self::pjrt::PLUGIN_VARIABLE;
 pub use self::plan::{Kernel, LinearMath, LinearRule, Plan, Product};
 
 /// The backend's name, as `--backend` takes it.
