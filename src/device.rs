@@ -1,5 +1,7 @@
 //! Devices by name.
 
+#[cfg(feature = "tt")]
+use smolvla_backend_tt::Opened;
 use smolvla_core::backend::BackendErrorKind;
 use smolvla_core::checkpoint::Checkpoint;
 use smolvla_core::graph::LoadProgress;
@@ -40,10 +42,10 @@ pub const BACKENDS: [BackendEntry; 6] = [
     },
     BackendEntry {
         name: "tt",
-        summary: "a Tenstorrent Blackhole card",
+        summary: "a Tenstorrent Blackhole: its arithmetic in software, or a card through its PJRT plugin",
         feature: Some("tt"),
         built_in: cfg!(feature = "tt"),
-        planned: true,
+        planned: false,
     },
     BackendEntry {
         name: "fpga",
@@ -92,11 +94,13 @@ enum Kind {
     NdArray(smolvla_backend_cpu::ndarray::NdArrayBackend),
     #[cfg(feature = "wgpu")]
     Wgpu(Box<smolvla_backend_wgpu::WgpuBackend>),
+    #[cfg(feature = "tt")]
+    Tt(smolvla_backend_tt::Opened),
 }
 
 impl Device {
     /// Opens a backend by name: `cpu`, `ndarray`, `reference`, `wgpu`, `tt` or `fpga`, with a device's number or
-    /// part of its name where there can be several (`wgpu:0`, `wgpu:nvidia`).
+    /// part of its name where there can be several (`wgpu:0`, `wgpu:nvidia`, `tt:emulator`, `tt:pjrt:/path/plugin.so`).
     ///
     /// # Errors
     /// [`Error::Input`] for a name that does not exist; [`Error::Backend`] when this build lacks the backend
@@ -122,7 +126,7 @@ impl Device {
             #[cfg(feature = "wgpu")]
             "wgpu" => Kind::Wgpu(Box::new(smolvla_backend_wgpu::open(selector)?)),
             #[cfg(feature = "tt")]
-            "tt" => match smolvla_backend_tt::open(selector)? {},
+            "tt" => Kind::Tt(smolvla_backend_tt::open(selector)?),
             #[cfg(feature = "fpga")]
             "fpga" => match smolvla_backend_fpga::open(selector)? {},
             _ => return Err(absent(entry).into()),
@@ -143,6 +147,8 @@ impl Device {
             Kind::NdArray(backend) => backend.capabilities(),
             #[cfg(feature = "wgpu")]
             Kind::Wgpu(backend) => backend.capabilities(),
+            #[cfg(feature = "tt")]
+            Kind::Tt(Opened::Emulator(backend)) => backend.capabilities(),
         }
     }
 
@@ -164,6 +170,10 @@ impl Device {
             Kind::NdArray(backend) => Box::new(SmolVla::open(backend, checkpoint, options, progress)?),
             #[cfg(feature = "wgpu")]
             Kind::Wgpu(backend) => Box::new(SmolVla::open(*backend, checkpoint, options, progress)?),
+            #[cfg(feature = "tt")]
+            Kind::Tt(Opened::Emulator(backend)) => {
+                Box::new(SmolVla::open(backend, checkpoint, options, progress)?)
+            }
         })
     }
 }

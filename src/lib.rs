@@ -43,7 +43,7 @@
 //! | `ndarray` | | Burn's ndarray engine on the CPU: slow, and written by others |
 //! | `wgpu` | | the GPU backend: Vulkan, Metal or DirectX 12 through burn-wgpu |
 //! | `wgpu-vulkan` | | the same, compiling for Vulkan through CubeCL's own SPIR-V |
-//! | `tt` | | the Tenstorrent backend (planned) |
+//! | `tt` | | Tenstorrent Blackhole: its arithmetic in software, and cards through PJRT |
 //! | `fpga` | | the AMD Alveo U280 backend (planned) |
 #![forbid(unsafe_code)]
 
@@ -58,6 +58,8 @@ pub use smolvla_core::{
 };
 
 pub use device::{BACKENDS, BackendEntry, Device};
+#[cfg(feature = "tt")]
+pub use smolvla_backend_tt as tt;
 #[cfg(feature = "wgpu")]
 pub use smolvla_backend_wgpu as wgpu;
 pub use source::{CheckpointSource, OpenOptions, OpenProgress, load, open};

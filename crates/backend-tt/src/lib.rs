@@ -1,8 +1,13 @@
 //! SmolVLA on Tenstorrent Blackhole.
 //!
-//! Planned, not written yet: this crate holds the backend's name and place, and [`open`] refuses. It will
-//! open a Blackhole card through its PJRT library, loaded at run time, or a bit-exact emulator of its number
-//! formats where there is no card.
+//! The policy's operations become programs ([`program`]), and programs run on devices behind one trait
+//! ([`device::TtDevice`]):
+//!
+//! | `--backend` | device | numbers |
+//! |---|---|---|
+//! | `tt`, `tt:emulator` | [`Emulator`]: a Tensix's arithmetic in software ([`tensix`]) | a Blackhole's, bit for bit where the rule is known |
+//!
+//! In what numbers each operation is stored and computed is data, a [`Plan`].
 #![deny(unsafe_code)]
 
 mod backend;
@@ -10,6 +15,7 @@ pub mod device;
 mod emulator;
 mod error;
 pub mod latency;
+mod open;
 #[allow(unsafe_code, reason = "plugins are libraries in C, loaded at run time")]
 pub mod pjrt;
 mod plan;
@@ -19,42 +25,17 @@ mod record;
 pub mod stablehlo;
 pub mod tensix;
 
-use std::convert::Infallible;
-
-use smolvla_core::backend::BackendErrorKind;
-use smolvla_core::{BackendError, Capabilities, PrecisionPlan};
+use smolvla_core::{Capabilities, PrecisionPlan};
 
 pub use self::backend::{TtBackend, TtLinear, TtMask, TtTable, TtTensor};
 pub use self::emulator::{Emulator, EmulatorBuffer, EmulatorMatrix};
 pub use self::error::DeviceError;
+pub use self::open::{Opened, open};
 pub use self::pjrt::PLUGIN_VARIABLE;
 pub use self::plan::{Kernel, LinearMath, LinearRule, Plan, Product};
 
 /// The backend's name, as `--backend` takes it.
 pub const NAME: &str = "tt";
-
-/// Refuses to open a Blackhole card: there is no code for one yet.
-///
-/// `selector` is what follows the colon in `--backend tt:0`; the message repeats it.
-///
-/// # Errors
-/// Always, with [`BackendErrorKind::Unavailable`].
-///
-/// ```
-/// let refused = smolvla_backend_tt::open(None).unwrap_err();
-/// assert!(refused.to_string().contains("--backend cpu"));
-/// ```
-pub fn open(selector: Option<&str>) -> Result<Infallible, BackendError> {
-    let device = selector.map_or_else(|| NAME.to_owned(), |selector| format!("{NAME}:{selector}"));
-    Err(BackendError::new(
-        NAME,
-        "open",
-        BackendErrorKind::Unavailable,
-        format!(
-            "the Tenstorrent backend is planned, not written yet, so there is no device `{device}`; use --backend cpu"
-        ),
-    ))
-}
 
 /// A device's capabilities with these built-in plans, the one it recommends first.
 fn capabilities(device: impl Into<String>, plans: &[&str]) -> Capabilities {
@@ -70,25 +51,4 @@ fn capabilities(device: impl Into<String>, plans: &[&str]) -> Capabilities {
         .map(|(name, precision)| PrecisionPlan::new(name, precision))
         .collect();
     capabilities
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn open_refuses_and_names_the_alternative() {
-        let error = open(Some("0")).unwrap_err();
-        assert_eq!((error.backend, error.kind), ("tt", BackendErrorKind::Unavailable));
-        assert_eq!(
-            error.to_string(),
-            "tt: open: the Tenstorrent backend is planned, not written yet, so there is no device `tt:0`; use --backend cpu",
-        );
-    }
-
-    #[test]
-    fn open_without_a_selector_names_the_backend() {
-        let message = open(None).unwrap_err().message;
-        assert!(message.contains("no device `tt`;"), "{message}");
-    }
 }

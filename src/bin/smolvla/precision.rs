@@ -1,6 +1,6 @@
 //! The argument that says in which precision a policy is to run.
 
-use smolvla::{Device, PrecisionPlan};
+use smolvla::{Device, Precision, PrecisionPlan};
 
 use crate::failure::Failure;
 
@@ -9,16 +9,22 @@ const HINT: &str = "--precision takes a name or a plan's JSON file; `smolvla doc
 /// In which precision to run.
 #[derive(clap::Args)]
 pub(crate) struct PrecisionArgs {
-    /// Arithmetic of the linear layers: f32, bf16, f16, int8 or int8w, as far as the backend offers them; auto, the
-    /// fastest plan that it recommends on this device; another of its plans by name; or the JSON file of a plan.
-    #[arg(long, value_name = "NAME|FILE", default_value = "f32")]
-    precision: String,
+    /// Arithmetic of the linear layers: f32, bf16, f16, int8, int8w, bfp8 or bfp8lofi, as far as the backend offers
+    /// them; auto, the fastest plan that it recommends on this device; another of its plans by name; or the JSON file
+    /// of a plan [default: f32, or auto where the backend has no f32]
+    #[arg(long, value_name = "NAME|FILE", hide_default_value = true)]
+    precision: Option<String>,
 }
 
 impl PrecisionArgs {
     /// The plan that is asked for, on `device`.
     pub(crate) fn resolve(&self, device: &Device) -> Result<PrecisionPlan, Failure> {
-        PrecisionPlan::resolve(&self.precision, &device.capabilities())
+        let capabilities = device.capabilities();
+        let usual = match capabilities.precisions.contains(&Precision::F32) {
+            true => Precision::F32.name(),
+            false => PrecisionPlan::AUTO,
+        };
+        PrecisionPlan::resolve(self.precision.as_deref().unwrap_or(usual), &capabilities)
             .map_err(|error| Failure::from(error).hint(HINT))
     }
 }
