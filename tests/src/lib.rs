@@ -32,6 +32,8 @@ mod stages;
 pub mod subject;
 pub mod suite;
 pub mod tolerance;
+#[cfg(feature = "tt")]
+pub mod tt_precision;
 
 pub use golden::{Golden, GoldenError, GoldenTensor, Values};
 pub use stages::{BoundaryRecorder, Forcing, Recorder, StagePair, missing_from_golden, stage_pairs};

@@ -11,7 +11,7 @@ use crate::Result;
 /// Every feature of this workspace that is built and tested, by the package that has it.
 ///
 /// Not `--all-features`: that would turn on `LEFT_OUT` too.
-pub(crate) const FEATURES: [&str; 9] = [
+pub(crate) const FEATURES: [&str; 10] = [
     "smolvla/cpu",
     "smolvla/fpga",
     "smolvla/hub",
@@ -20,6 +20,7 @@ pub(crate) const FEATURES: [&str; 9] = [
     "smolvla/wgpu",
     "smolvla-backend-cpu/ndarray",
     "smolvla-conformance/backends",
+    "smolvla-conformance/tt",
     "smolvla-core/hub",
 ];
 

@@ -14,16 +14,20 @@ pub(crate) struct Arguments {
     arguments: Vec<OsString>,
 }
 
-/// Builds the suite's command as the tests are built, so that nothing is built twice, and runs it.
+/// Runs the suite's command.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    run_program("conform", &arguments.arguments)
+}
+
+/// Builds a program of the workspace as the tests are built, so that nothing is built twice, and runs it.
+pub(crate) fn run_program(name: &str, arguments: &[OsString]) -> Result<ExitCode> {
     command::run(
-        cargo(["build", "--release", "--locked", "--quiet", "--workspace", "--bin", "conform"])
+        cargo(["build", "--release", "--locked", "--quiet", "--workspace", "--bin", name])
             .args(command::features(&[])),
     )?;
-    let mut conform = Command::new(command::built("conform")?);
-    let status = conform
-        .args(&arguments.arguments)
+    let status = Command::new(command::built(name)?)
+        .args(arguments)
         .status()
-        .map_err(|error| format!("cannot start conform: {error}"))?;
+        .map_err(|error| format!("cannot start {name}: {error}"))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::from(status.code().unwrap_or(1) as u8) })
 }

@@ -11,6 +11,7 @@ mod golden;
 mod setup;
 mod tally;
 mod test;
+mod tt_precision;
 mod wheels;
 
 use std::process::ExitCode;
@@ -39,6 +40,9 @@ enum Task {
     Test(test::Arguments),
     /// Run the conformance suite over some backends and write a report; `conform --help` has its arguments
     Conform(conform::Arguments),
+    /// Study what each precision plan of the Tenstorrent backend costs and gains; `tt-precision --help` has its
+    /// arguments
+    TtPrecision(tt_precision::Arguments),
     /// Measure the policy, its peers and this machine's ceilings; `bench --help` has its arguments
     Bench(bench::Arguments),
     /// Regenerate the golden files with LeRobot (needs tools/reference/setup.sh to have been run)
@@ -58,6 +62,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Check(arguments) => drop(check::run(&arguments)?),
         Task::Test(arguments) => return test::run(&arguments),
         Task::Conform(arguments) => return conform::run(&arguments),
+        Task::TtPrecision(arguments) => return tt_precision::run(&arguments),
         Task::Bench(arguments) => return bench::run(&arguments),
         Task::Golden(arguments) => golden::run(&arguments)?,
     }

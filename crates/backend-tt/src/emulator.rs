@@ -520,3 +520,59 @@ fn pixel_shuffle(x: &EmulatorMatrix, grid: usize, factor: usize) -> Vec<f32> {
     }
     values
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::Argument;
+    use crate::stablehlo::cases::{Case, cases};
+
+    fn run(case: &Case) -> Vec<Vec<f32>> {
+        let arguments = case.program.arguments.iter().zip(&case.inputs).map(|(argument, values)| {
+            let buffer = match *argument {
+                Argument::Tensor(TensorType { rows, cols, format }) => {
+                    Emulator.upload(values, rows, cols, format)
+                }
+                Argument::Weight { outputs, inputs, format } => {
+                    Emulator.upload_weight(values, outputs, inputs, format)
+                }
+                Argument::Mask { batch, queries, keys } => {
+                    let allowed: Vec<bool> = values.iter().map(|value| *value != 0.0).collect();
+                    Emulator.upload_mask(&allowed, batch, queries, keys)
+                }
+            };
+            Given::Donated(buffer.unwrap())
+        });
+        let program = Emulator.compile(&case.program).unwrap();
+        let results = Emulator.execute(&program, arguments.collect()).unwrap();
+        results.iter().map(|result| Emulator.download(result).unwrap()).collect()
+    }
+
+    #[test]
+    fn every_operation_is_near_the_plain_loops() {
+        let cases = cases();
+        assert!(cases.len() > 30);
+        for case in &cases {
+            let (got, expected) = (run(case).concat(), case.expected.concat());
+            let (mut error, mut scale) = (0.0, 1e-30);
+            assert_eq!(got.len(), expected.len(), "{}", case.name);
+            for (got, expected) in got.iter().zip(&expected) {
+                error += f64::from(got - expected).powi(2);
+                scale += f64::from(*expected).powi(2);
+            }
+            // Operands cut to 11 bits, results to 8: what one or two operations lose at most.
+            assert!((error / scale).sqrt() < 1e-2, "{}: {}", case.name, (error / scale).sqrt());
+        }
+    }
+
+    #[test]
+    fn malformed_programs_are_errors() {
+        let case = &cases()[0];
+        let mut program = case.program.clone();
+        program.instructions[0].operands[0] = Value(1000);
+        assert!(Emulator.execute(&program, Vec::new()).is_err());
+        program = case.program.clone();
+        program.results = vec![Value(0)];
+        assert!(Emulator.execute(&program, Vec::new()).is_err());
+    }
+}

@@ -209,3 +209,54 @@ impl Plan {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn built_in_plans_are_read_and_stand_for_their_precisions() {
+        for (name, precision) in Plan::built_in() {
+            let plan = Plan::named(name).expect(name);
+            assert_eq!((plan.name.as_str(), Plan::of(precision).as_ref()), (name, Some(&plan)));
+            assert!(!plan.summary.is_empty(), "{name}");
+        }
+        assert!(Plan::named("abacus").is_none() && Plan::of(Precision::Int8).is_none());
+        assert!(Plan::named(Plan::DEFAULT).is_some());
+    }
+
+    #[test]
+    fn later_rules_change_what_they_say_and_no_more() {
+        let plan = Plan::named("balanced").unwrap();
+        let usual = plan.linear("text.layers.3.down");
+        assert_eq!((usual.weights, usual.input, usual.store), (Format::Bfp8, Format::Bf16, Format::Bf16));
+        assert_eq!(usual.math, Math { fidelity: Fidelity::HiFi2, dest: Dest::Bits32 });
+        let residual = plan.linear("expert.layers.3.down");
+        assert_eq!(residual, LinearMath { store: Format::F32, ..usual });
+        let rule =
+            LinearRule { layers: "text.*".into(), weights: Some(Format::Bfp4), ..LinearRule::default() };
+        let changed = plan.with_rule(rule).linear("text.layers.3.down");
+        assert_eq!(changed, LinearMath { weights: Format::Bfp4, ..usual });
+    }
+
+    #[test]
+    fn malformed_plans_name_what_is_wrong() {
+        let good = include_str!("../plans/fast.toml");
+        for (from, to, culprit) in [
+            (
+                "fidelity = \"lofi\"\ndest = \"16\"\nstore = \"bfp8\"\n\n[scores]",
+                "[scores]",
+                "layers = \"*\"",
+            ),
+            ("layers = \"*\"", "layers = \"text.*\"", "layers = \"*\""),
+            ("weights = \"bfp8\"", "weights = \"bfp9\"", "bfp9"),
+            ("[values]", "[valves]", "valves"),
+            ("summary", "sumary", "sumary"),
+            ("approximate = true", "approximate = 2", "approximate"),
+        ] {
+            assert!(good.contains(from), "{from}");
+            let message = Plan::from_toml(&good.replacen(from, to, 1)).unwrap_err().to_string();
+            assert!(message.starts_with("plan: ") && message.contains(culprit), "{message}");
+        }
+    }
+}
