@@ -95,7 +95,7 @@ enum Kind {
     #[cfg(feature = "wgpu")]
     Wgpu(Box<smolvla_backend_wgpu::WgpuBackend>),
     #[cfg(feature = "tt")]
-    Tt(smolvla_backend_tt::Opened),
+    Tt(Opened),
 }
 
 impl Device {
@@ -149,6 +149,8 @@ impl Device {
             Kind::Wgpu(backend) => backend.capabilities(),
             #[cfg(feature = "tt")]
             Kind::Tt(Opened::Emulator(backend)) => backend.capabilities(),
+            #[cfg(feature = "tt")]
+            Kind::Tt(Opened::Pjrt(backend)) => backend.capabilities(),
         }
     }
 
@@ -172,6 +174,10 @@ impl Device {
             Kind::Wgpu(backend) => Box::new(SmolVla::open(*backend, checkpoint, options, progress)?),
             #[cfg(feature = "tt")]
             Kind::Tt(Opened::Emulator(backend)) => {
+                Box::new(SmolVla::open(backend, checkpoint, options, progress)?)
+            }
+            #[cfg(feature = "tt")]
+            Kind::Tt(Opened::Pjrt(backend)) => {
                 Box::new(SmolVla::open(backend, checkpoint, options, progress)?)
             }
         })

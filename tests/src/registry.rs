@@ -2,6 +2,7 @@
 
 use smolvla_backend_cpu::{CpuBackend, Isa};
 use smolvla_backend_tt::{Emulator, TtBackend};
+use smolvla_core::Precision;
 use smolvla_core::reference::Reference;
 
 use crate::suite::{Candidate, Expectation};
@@ -37,10 +38,22 @@ pub fn candidates() -> Vec<Candidate> {
         ),
         Candidate::new("tt", || Ok(TtBackend::new(Emulator)))
             .too_slow_when_emulated(
-                &[],
+                &[
+                    "bfp8::end_to_end::pcc_1_step",
+                    "bfp8::end_to_end::pcc_5_steps",
+                    "bfp8::end_to_end::pcc_full_trajectory",
+                ],
                 "a chunk takes a minute there; `cargo xtask tt-precision --size base` measures it",
             )
             .expecting(&TENSIX),
+        // The same programs as a card's plugin is given, on XLA's for the CPU: `cargo xtask test` names it.
+        Candidate::new("pjrt", || smolvla_backend_tt::open_plugin(None))
+            .in_tests_only(
+                &[Precision::F32],
+                &["f32::end_to_end::base_one_camera"],
+                "each check and stage is compiled anew, which takes minutes; `cargo xtask conform --backend pjrt` asks \
+                 all, with SMOLVLA_PJRT_PLUGIN set",
+            ),
         // It refuses to open until it is written; `Reference` stands for a type that does not exist yet.
         Candidate::new("fpga", || -> Result<Reference, _> { match smolvla_backend_fpga::open(None)? {} }),
     ];

@@ -35,6 +35,17 @@ pub struct Candidate {
     expectations: Vec<Expectation>,
     /// What it is spared at full size.
     too_slow: Option<Spared>,
+    /// What it faces under `cargo test`, where reports ask more.
+    in_tests: Option<InTests>,
+}
+
+/// What a candidate faces under `cargo test`.
+#[derive(Clone, Copy)]
+struct InTests {
+    precisions: &'static [Precision],
+    /// Full names, after the backend's, of checks at full size.
+    full_size: &'static [&'static str],
+    reason: &'static str,
 }
 
 /// Full-size checks that a candidate does not face.
@@ -88,14 +99,14 @@ impl Candidate {
     ) -> Self {
         let open = || open().map(|backend| Arc::new(backend) as Arc<dyn Subject>);
         let subject: Arc<Opening> = Arc::new(LazyLock::new(Box::new(open)));
-        Self { name: name.into(), subject, expectations: Vec::new(), too_slow: None }
+        Self { name: name.into(), subject, expectations: Vec::new(), too_slow: None, in_tests: None }
     }
 
     /// A subject that is no plain backend.
     pub fn from_subject(name: impl Into<String>, subject: impl Subject + 'static) -> Self {
         let open = || Ok(Arc::new(subject) as Arc<dyn Subject>);
         let subject: Arc<Opening> = Arc::new(LazyLock::new(Box::new(open)));
-        Self { name: name.into(), subject, expectations: Vec::new(), too_slow: None }
+        Self { name: name.into(), subject, expectations: Vec::new(), too_slow: None, in_tests: None }
     }
 
     /// Says which checks it is known to fail.
@@ -117,6 +128,19 @@ impl Candidate {
     #[must_use]
     pub fn too_slow_when_emulated(mut self, kept: &'static [&'static str], reason: &'static str) -> Self {
         self.too_slow = Some(Spared { when_emulated: true, kept, reason });
+        self
+    }
+
+    /// Under `cargo test` it faces only these precisions, and of the checks at full size only those in `full_size`
+    /// (`f32::end_to_end::base_one_camera`); the others are reported as not run, with this reason. Reports ask all.
+    #[must_use]
+    pub fn in_tests_only(
+        mut self,
+        precisions: &'static [Precision],
+        full_size: &'static [&'static str],
+        reason: &'static str,
+    ) -> Self {
+        self.in_tests = Some(InTests { precisions, full_size, reason });
         self
     }
 
@@ -207,6 +231,25 @@ impl Candidate {
             asked.push(Asked::Lacking("full_size", reason.to_owned()));
         }
         asked
+    }
+
+    /// [`Candidate::trials`] without what only reports ask, which is said in a trial of its own for each precision.
+    fn trials_in_tests(&self, checks: &[Check]) -> Vec<CandidateTrial> {
+        let mut trials = self.trials(checks);
+        let Some(InTests { precisions, full_size, reason }) = self.in_tests else { return trials };
+        let mut left_out: Vec<CandidateTrial> = Vec::new();
+        trials.retain(|trial| {
+            let Asked::Check(check) = &trial.asked else { return true };
+            let is_kept = precisions.contains(&trial.precision)
+                && (check.size == Size::Tiny || full_size.contains(&trial.full_name().as_str()));
+            if !is_kept && left_out.last().is_none_or(|last| last.precision != trial.precision) {
+                let asked = Asked::Lacking("in_reports_only", reason.to_owned());
+                left_out.push(CandidateTrial { asked, expectation: None, ..trial.clone() });
+            }
+            is_kept
+        });
+        trials.extend(left_out);
+        trials
     }
 
     /// Expectations that are about no check of `trials`: misspelt, or of a check that is gone.
@@ -396,7 +439,7 @@ fn tests_of(candidate: &Candidate, checks: &[Check], fixtures: &Arc<Fixtures>, r
             if required { Err(Failed::from(reason)) } else { Ok(Completion::ignored_with(reason)) }
         })];
     }
-    let trials = candidate.trials(checks);
+    let trials = candidate.trials_in_tests(checks);
     let mut tests: Vec<Trial> = candidate
         .idle_expectations(&trials)
         .into_iter()

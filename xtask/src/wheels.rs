@@ -62,6 +62,12 @@ pub(crate) fn fetch() {
     }
 }
 
+/// XLA's plugin for the CPU, where it is unpacked.
+pub(crate) fn xla_cpu() -> Option<PathBuf> {
+    let (folder, wheel) = (target().join("wheels"), &WHEELS[0]);
+    wheel.is_in(&folder).then(|| folder.join(wheel.name).join(wheel.file()))
+}
+
 /// Cargo's target folder, wherever `CARGO_TARGET_DIR` or a configuration puts it: this task was built in it, and cargo
 /// leaves a file of its own there.
 fn target() -> PathBuf {

@@ -9,7 +9,7 @@ use smolvla_core::backend::{
     Matrix, Precision, Prepared,
 };
 use smolvla_core::graph::{self, DenoiseContext, Expert, KeyValue};
-use smolvla_core::weights::{LinearSource, TensorView};
+use smolvla_core::weights::LinearSource;
 use smolvla_core::{BackendError, PrecisionPlan};
 
 use crate::device::{Granularity, Readable, TtDevice};
@@ -28,7 +28,7 @@ pub struct TtBackend<D: Readable> {
     /// The precision that the plan stands for; layers of another one follow that one's plan.
     precision: Precision,
     /// Whether the language model has been reached since the last wait.
-    reached_text: Arc<AtomicBool>,
+    reached_text: AtomicBool,
 }
 
 impl<D: Readable> Clone for TtBackend<D> {
@@ -37,7 +37,7 @@ impl<D: Readable> Clone for TtBackend<D> {
             recorder: Arc::clone(&self.recorder),
             plan: Arc::clone(&self.plan),
             precision: self.precision,
-            reached_text: Arc::clone(&self.reached_text),
+            reached_text: AtomicBool::new(false),
         }
     }
 }
@@ -145,7 +145,7 @@ impl<D: Readable> TtBackend<D> {
             recorder: Arc::new(Recorder::new(device)),
             plan: Arc::new(plan.expect("built-in plans are read by a test")),
             precision,
-            reached_text: Arc::default(),
+            reached_text: AtomicBool::new(false),
         }
     }
 
@@ -193,6 +193,21 @@ impl<D: Readable> TtBackend<D> {
         self.op(name, op, vec![Self::tensor(x)], sizes, x.0.node.tensor.format)
     }
 
+    /// The built-in plan that a precision of the device's stands for.
+    fn built_in(&self, op: &'static str, precision: Precision) -> Result<Plan, BackendError> {
+        let offered = self.recorder.device.capabilities().precisions;
+        let plan = Plan::of(precision).filter(|_| offered.contains(&precision));
+        plan.ok_or_else(|| {
+            let names: Vec<&str> = offered.iter().map(|precision| precision.name()).collect();
+            BackendError::new(
+                crate::NAME,
+                op,
+                BackendErrorKind::Unsupported,
+                format!("there is no plan for {precision} on this device; choose {}", names.join(", ")),
+            )
+        })
+    }
+
     fn flush(&self, name: &'static str) -> Result<(), BackendError> {
         self.recorder.flush(None).map_err(|error| error.during(name))
     }
@@ -208,12 +223,22 @@ impl<D: Readable> Backend for TtBackend<D> {
         self.recorder.device.capabilities()
     }
 
+    /// Takes the built-in plan that the default precision stands for, or keeps the one of
+    /// [`TtBackend::with_settings`], which is for its own precision alone.
     fn with_plan(self, plan: &PrecisionPlan) -> Result<Self, BackendError> {
         let precision = plan.default_precision();
         if precision == self.precision {
             return Ok(self);
         }
-        let settings = Plan::of(precision).ok_or_else(|| no_plan("with_plan", precision))?;
+        let op = "with_plan";
+        if Plan::of(self.precision).as_ref() != Some(&*self.plan) {
+            let message = format!(
+                "the plan `{}` is for {}, and {precision} is asked for; ask for the first",
+                self.plan.name, self.precision
+            );
+            return Err(BackendError::new(crate::NAME, op, BackendErrorKind::InvalidArgument, message));
+        }
+        let settings = self.built_in(op, precision)?;
         Ok(self.with_settings(precision, settings))
     }
 
@@ -226,7 +251,7 @@ impl<D: Readable> Backend for TtBackend<D> {
         let math = if precision == self.precision {
             self.plan.linear(&source.path)
         } else {
-            Plan::of(precision).ok_or_else(|| no_plan(op, precision))?.linear(&source.path)
+            self.built_in(op, precision)?.linear(&source.path)
         };
         let (outputs, inputs) = (source.outputs(), source.inputs());
         let buffer = self
@@ -247,8 +272,15 @@ impl<D: Readable> Backend for TtBackend<D> {
     }
 
     fn prepare_table(&self, source: &LinearSource<'_>) -> Result<TtTable, BackendError> {
-        let values = source.weights.first().map(TensorView::to_f32).unwrap_or_default();
-        Ok(TtTable { values, rows: source.outputs(), width: source.inputs() })
+        match &source.weights[..] {
+            [table] => Ok(TtTable { values: table.to_f32(), rows: table.rows(), width: table.cols() }),
+            several => Err(BackendError::new(
+                crate::NAME,
+                "prepare_table",
+                BackendErrorKind::InvalidArgument,
+                format!("{}: {} matrices; a table is one", source.name, several.len()),
+            )),
+        }
     }
 
     fn upload(&self, values: &[f32], rows: usize, cols: usize) -> Result<TtTensor<D>, BackendError> {
@@ -316,10 +348,10 @@ impl<D: Readable> Backend for TtBackend<D> {
         if weight.path.starts_with("text.") {
             self.reached_text.store(true, Ordering::Relaxed);
         }
-        // Time embeddings outlive the chunk they are first needed in; the programs of the next one are the same
-        // without them.
+        // Time embeddings outlive the chunk they are first needed in. Each is a program of its own, so that the
+        // prefix, which is under way then, is the same program in this chunk and in the next.
         if weight.path == "expert.time_in_time" {
-            self.flush("linear")?;
+            self.recorder.finish(&result.0).map_err(|error| error.during("linear"))?;
         }
         Ok(result)
     }
@@ -460,14 +492,4 @@ impl<D: Readable> Backend for TtBackend<D> {
         self.recorder.flush(Some(&x_t.0.node)).map_err(|error| error.during(op))?;
         Ok(velocity)
     }
-}
-
-fn no_plan(op: &'static str, precision: Precision) -> BackendError {
-    let names: Vec<&str> = Plan::built_in().map(|(_, precision)| precision.name()).collect();
-    BackendError::new(
-        crate::NAME,
-        op,
-        BackendErrorKind::Unsupported,
-        format!("there is no plan for {precision}; choose one of {}", names.join(", ")),
-    )
 }

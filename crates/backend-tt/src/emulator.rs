@@ -8,7 +8,7 @@ use smolvla_core::backend::{Activation, AttentionShape, BackendErrorKind, Execut
 
 use crate::device::{Given, Granularity, Readable, TtDevice};
 use crate::error::DeviceError;
-use crate::program::{AttentionKernel, Instruction, Op, Program, TensorType, Value};
+use crate::program::{Argument, AttentionKernel, Instruction, Op, Program, TensorType, Value};
 use crate::tensix::kernels::{self, KernelConfig};
 use crate::tensix::unary::Unary;
 use crate::tensix::{self, Dest, Fidelity, Format, matmul, pack_bf16};
@@ -30,6 +30,30 @@ pub enum EmulatorBuffer {
     Weight(tensix::Operand),
     /// Which keys a query may attend.
     Mask(Vec<bool>),
+}
+
+impl EmulatorBuffer {
+    /// Whether this is what the program calls `argument`.
+    fn is(&self, argument: &Argument) -> bool {
+        match (self, *argument) {
+            (Self::Matrix(matrix), Argument::Tensor(tensor)) => matrix.tensor == tensor,
+            (Self::Weight(weight), Argument::Weight { outputs, inputs, .. }) => {
+                (weight.outputs(), weight.inputs()) == (outputs, inputs)
+            }
+            (Self::Mask(mask), Argument::Mask { batch, queries, keys }) => {
+                mask.len() == batch * queries * keys
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Numbers that are not as many as their matrix has.
+fn wrong_length(values: usize, rows: usize, cols: usize) -> DeviceError {
+    DeviceError::new(
+        BackendErrorKind::InvalidArgument,
+        format!("{values} values for a matrix of {rows} × {cols}"),
+    )
 }
 
 /// A row-major matrix, its numbers on the grid of its format.
@@ -140,6 +164,9 @@ impl TtDevice for Emulator {
         cols: usize,
         format: Format,
     ) -> Result<EmulatorBuffer, DeviceError> {
+        if rows.checked_mul(cols) != Some(values.len()) {
+            return Err(wrong_length(values.len(), rows, cols));
+        }
         let mut values = values.to_vec();
         format.round_host_matrix(&mut values, cols);
         Ok(EmulatorBuffer::Matrix(EmulatorMatrix { tensor: TensorType { rows, cols, format }, values }))
@@ -152,6 +179,9 @@ impl TtDevice for Emulator {
         inputs: usize,
         format: Format,
     ) -> Result<EmulatorBuffer, DeviceError> {
+        if outputs.checked_mul(inputs) != Some(values.len()) {
+            return Err(wrong_length(values.len(), outputs, inputs));
+        }
         Ok(EmulatorBuffer::Weight(weight(values, outputs, inputs, format)))
     }
 
@@ -166,6 +196,8 @@ impl TtDevice for Emulator {
     }
 
     fn compile(&self, program: &Program) -> Result<Program, DeviceError> {
+        // What cannot be emitted is malformed: shapes are checked in one place for all devices.
+        crate::stablehlo::emit(program, "program")?;
         Ok(program.clone())
     }
 
@@ -174,6 +206,18 @@ impl TtDevice for Emulator {
         program: &Program,
         arguments: Vec<Given<'_, EmulatorBuffer>>,
     ) -> Result<Vec<EmulatorBuffer>, DeviceError> {
+        let fits =
+            program.arguments.iter().zip(&arguments).all(|(argument, given)| given.buffer().is(argument));
+        if !fits || arguments.len() != program.arguments.len() {
+            return Err(DeviceError::new(
+                BackendErrorKind::InvalidArgument,
+                format!(
+                    "{} arguments that are not the program's {}",
+                    arguments.len(),
+                    program.arguments.len()
+                ),
+            ));
+        }
         let mut run = Run { arguments, results: Vec::with_capacity(program.instructions.len()) };
         for instruction in &program.instructions {
             let values = run.instruction(instruction)?;
@@ -524,7 +568,6 @@ fn pixel_shuffle(x: &EmulatorMatrix, grid: usize, factor: usize) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::program::Argument;
     use crate::stablehlo::cases::{Case, cases};
 
     fn run(case: &Case) -> Vec<Vec<f32>> {
@@ -560,8 +603,24 @@ mod tests {
                 error += f64::from(got - expected).powi(2);
                 scale += f64::from(*expected).powi(2);
             }
-            // Operands cut to 11 bits, results to 8: what one or two operations lose at most.
-            assert!((error / scale).sqrt() < 1e-2, "{}: {}", case.name, (error / scale).sqrt());
+            let moves = case.program.instructions.iter().all(|instruction| {
+                matches!(
+                    instruction.op,
+                    Op::ConcatTokens { .. }
+                        | Op::SliceRows { .. }
+                        | Op::SliceCols { .. }
+                        | Op::PixelShuffle { .. }
+                )
+            });
+            let in_f32 = case.program.instructions.iter().all(|step| step.result.format == Format::F32);
+            // Operands cut to 11 bits, and results rounded to 8: what a few operations lose at most (2.2e-3 and 8e-3).
+            let limit = match (moves, in_f32) {
+                (true, _) => 0.0,
+                (false, true) => 3e-3,
+                (false, false) => 1e-2,
+            };
+            let error = (error / scale).sqrt();
+            assert!(error <= limit, "{}: {error}, at most {limit}", case.name);
         }
     }
 
@@ -571,8 +630,24 @@ mod tests {
         let mut program = case.program.clone();
         program.instructions[0].operands[0] = Value(1000);
         assert!(Emulator.execute(&program, Vec::new()).is_err());
-        program = case.program.clone();
-        program.results = vec![Value(0)];
-        assert!(Emulator.execute(&program, Vec::new()).is_err());
+        assert!(Emulator.compile(&program).is_err());
+        assert!(Emulator.execute(&case.program, Vec::new()).is_err());
+        assert!(Emulator.upload(&[1.0], 5, 7, Format::Bf16).is_err());
+        assert!(Emulator.upload_weight(&[1.0], usize::MAX, 2, Format::Bf16).is_err());
+    }
+
+    #[test]
+    fn one_backend_serves_threads_of_the_pool_that_it_computes_on() {
+        let backend = crate::TtBackend::new(Emulator);
+        let sums: Vec<f32> = (0..64)
+            .into_par_iter()
+            .map(|task| {
+                let x =
+                    smolvla_core::Backend::upload(&backend, &vec![1.0; 1 << 15], 1 << 10, 1 << 5).unwrap();
+                let x = smolvla_core::Backend::scale(&backend, &x, task as f32).unwrap();
+                smolvla_core::Backend::download(&backend, &x).unwrap()[0]
+            })
+            .collect();
+        assert!(sums.iter().enumerate().all(|(task, first)| *first == task as f32));
     }
 }

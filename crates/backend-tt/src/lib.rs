@@ -6,6 +6,10 @@
 //! | `--backend` | device | numbers |
 //! |---|---|---|
 //! | `tt`, `tt:emulator` | [`Emulator`]: a Tensix's arithmetic in software ([`tensix`]) | a Blackhole's, bit for bit where the rule is known |
+//! | `tt:pjrt`, `tt:pjrt:FILE` | [`pjrt::PjrtDevice`]: whatever a plugin drives, a card with Tenstorrent's | the device's own |
+//!
+//! Two devices compute nothing: [`pjrt::MockDevice`] compiles for a card that is not there, and a [`Collector`] keeps the
+//! programs of a policy.
 //!
 //! In what numbers each operation is stored and computed is data, a [`Plan`].
 #![deny(unsafe_code)]
@@ -24,15 +28,17 @@ pub mod program;
 mod record;
 pub mod stablehlo;
 pub mod tensix;
+mod trace;
 
 use smolvla_core::{Capabilities, PrecisionPlan};
 
 pub use self::backend::{TtBackend, TtLinear, TtMask, TtTable, TtTensor};
 pub use self::emulator::{Emulator, EmulatorBuffer, EmulatorMatrix};
 pub use self::error::DeviceError;
-pub use self::open::{Opened, open};
+pub use self::open::{Opened, open, open_plugin};
 pub use self::pjrt::PLUGIN_VARIABLE;
 pub use self::plan::{Kernel, LinearMath, LinearRule, Plan, Product};
+pub use self::trace::{Blank, Collected, Collector, Place, stage};
 
 /// The backend's name, as `--backend` takes it.
 pub const NAME: &str = "tt";

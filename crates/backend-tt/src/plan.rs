@@ -1,5 +1,7 @@
 //! In what numbers each operation is stored and computed: plans, as data.
 
+use std::sync::LazyLock;
+
 use serde::{Deserialize, Serialize};
 use smolvla_core::Precision;
 use smolvla_core::backend::BackendErrorKind;
@@ -134,9 +136,10 @@ impl Plan {
 
     /// A built-in plan.
     pub fn named(name: &str) -> Option<Self> {
-        let (_, _, text) = BUILT_IN.iter().find(|(own, _, _)| *own == name)?;
-        // A test reads each of them.
-        Self::from_toml(text).ok()
+        /// Read once; a test reads each of them.
+        static PLANS: LazyLock<Vec<Plan>> =
+            LazyLock::new(|| BUILT_IN.iter().filter_map(|(_, _, text)| Plan::from_toml(text).ok()).collect());
+        PLANS.iter().find(|plan| plan.name == name).cloned()
     }
 
     /// The built-in plan that `precision` stands for.

@@ -50,6 +50,10 @@ pub enum Argument {
 }
 
 /// An operation. Its operands are values in the order given here; every operation has one result.
+///
+/// What lies between the steps inside one is the device's own: the emulator rounds where the vendor's kernels write to
+/// memory (a product before its residual is added, scores after they are scaled) and takes the vendor's GELU; the
+/// StableHLO form says f32 and one rounding of the result, and leaves the rest to the compiler.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     /// `residual + activation(x·Wᵀ + bias)`. Operands: `x`, weight, then bias `[1, outputs]` and residual (whose rows

@@ -1,8 +1,13 @@
 //! Operations that are asked for, gathered into programs.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use smolvla_core::backend::BackendErrorKind;
 
 use crate::device::{Given, Granularity, TtDevice};
 use crate::error::DeviceError;
@@ -79,6 +84,29 @@ pub(crate) struct Recorder<D: TtDevice> {
     running: Mutex<()>,
 }
 
+/// Programs that are kept: a policy has three for each length of its prefix. Beyond it all are compiled anew, so that
+/// observations of ever new sizes do not fill the device.
+const MOST_PROGRAMS: usize = 256;
+
+impl<D: TtDevice> Drop for Node<D> {
+    /// Without recursion: what was asked for and never computed may be a chain of thousands.
+    fn drop(&mut self) {
+        let mut rest: Vec<Operand<D>> = Vec::new();
+        let take = |pending: &mut Mutex<Option<Pending<D>>>, rest: &mut Vec<Operand<D>>| {
+            let pending = pending.get_mut().unwrap_or_else(PoisonError::into_inner);
+            rest.extend(pending.take().into_iter().flat_map(|pending| pending.operands));
+        };
+        take(&mut self.pending, &mut rest);
+        while let Some(operand) = rest.pop() {
+            if let Operand::Tensor(node) = operand
+                && let Some(mut node) = Arc::into_inner(node)
+            {
+                take(&mut node.pending, &mut rest);
+            }
+        }
+    }
+}
+
 /// A panic elsewhere cannot leave these half-written: each is changed in one go.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -107,10 +135,9 @@ impl<D: TtDevice> Recorder<D> {
         let node = Arc::new(Node { tensor, host: None, buffer: OnceLock::new(), pending });
         let handle = Arc::new(Handle { node });
         match self.device.granularity() {
-            Granularity::Operation => {
-                let _running = lock(&self.running);
-                self.compute(&[Arc::clone(&handle.node)], None)?;
-            }
+            // Not under `running`: its operands are there already, and a device that computes on threads of a pool may
+            // come back here on one that waits.
+            Granularity::Operation => self.compute(&[Arc::clone(&handle.node)], None)?,
             Granularity::Stage => lock(&self.unfinished).push(Arc::downgrade(&handle)),
         }
         Ok(handle)
@@ -135,6 +162,15 @@ impl<D: TtDevice> Recorder<D> {
         computed
     }
 
+    /// Computes one result and what it needs, as a program of its own; everything else waits as before.
+    pub(crate) fn finish(&self, handle: &Handle<D>) -> Result<(), DeviceError> {
+        let _running = lock(&self.running);
+        if !handle.node.is_pending() {
+            return Ok(());
+        }
+        self.compute(&[Arc::clone(&handle.node)], None)
+    }
+
     /// Makes sure that `node` lies on the device.
     pub(crate) fn settle(&self, node: &Arc<Node<D>>) -> Result<(), DeviceError> {
         if node.is_pending() { self.flush(None) } else { Ok(()) }
@@ -152,10 +188,15 @@ impl<D: TtDevice> Recorder<D> {
         };
         let given = plan.arguments.iter().map(|source| self.given(source)).collect::<Result<_, _>>()?;
         let results = self.device.execute(&executable, given)?;
+        if results.len() != wanted.len() {
+            let message = format!("the device returned {} results of {}", results.len(), wanted.len());
+            return Err(DeviceError::new(BackendErrorKind::Other, message));
+        }
         for (node, buffer) in wanted.iter().zip(results) {
-            // Only `running` threads set it, one at a time, and pending nodes have none.
+            // Pending nodes have none, and nobody else computes this one.
             let _ = node.buffer.set(buffer);
-            *lock(&node.pending) = None;
+            // Dropped after the lock is given back: it may hold the last of many others.
+            let _done = lock(&node.pending).take();
         }
         Ok(())
     }
@@ -185,17 +226,18 @@ impl<D: TtDevice> Recorder<D> {
             return Ok(Arc::clone(executable));
         }
         let executable = Arc::new(self.device.compile(program)?);
-        lock(&self.compiled).insert(key, Arc::clone(&executable));
+        let mut compiled = lock(&self.compiled);
+        if compiled.len() >= MOST_PROGRAMS {
+            compiled.clear();
+        }
+        compiled.insert(key, Arc::clone(&executable));
         Ok(executable)
     }
 }
 
 /// A matrix that is neither anywhere nor being computed: an earlier program failed.
 pub(crate) fn lost() -> DeviceError {
-    DeviceError::new(
-        smolvla_core::backend::BackendErrorKind::Other,
-        "a value was never computed: an earlier operation failed",
-    )
+    DeviceError::new(BackendErrorKind::Other, "a value was never computed: an earlier operation failed")
 }
 
 /// Where an argument of a program comes from.

@@ -37,10 +37,10 @@ pub fn variants() -> Vec<Variant> {
         });
     }
     for (name, fidelity) in [("products LoFi", Fidelity::LoFi), ("products HiFi4", Fidelity::HiFi4)] {
-        add(name, &|plan| plan.add_rule(LinearRule { fidelity: Some(fidelity), ..rule("*") }));
+        add(name, &|plan| plan.add_rule(LinearRule { fidelity: Some(fidelity), ..rule("*.layers.*") }));
     }
     add("products 16-bit dest", &|plan| {
-        plan.add_rule(LinearRule { dest: Some(Dest::Bits16), ..rule("*") });
+        plan.add_rule(LinearRule { dest: Some(Dest::Bits16), ..rule("*.layers.*") });
     });
     add("inputs bfp8", &|plan| plan.add_rule(LinearRule { input: Some(Format::Bfp8), ..rule("*.layers.*") }));
     add("activations bfp8", &|plan| {
@@ -51,7 +51,9 @@ pub fn variants() -> Vec<Variant> {
         plan.values.store = Format::Bfp8;
     });
     add("expert residual bf16", &|plan| {
-        plan.add_rule(LinearRule { store: Some(Format::Bf16), ..rule("expert.*") });
+        for layers in ["expert.layers.*.output", "expert.layers.*.down", "expert.time_*"] {
+            plan.add_rule(LinearRule { store: Some(Format::Bf16), ..rule(layers) });
+        }
     });
     add("scores LoFi", &|plan| plan.scores.fidelity = Fidelity::LoFi);
     add("scores HiFi2", &|plan| plan.scores.fidelity = Fidelity::HiFi2);

@@ -116,6 +116,12 @@ impl<M: Mode> Client<M> {
         let path = plugin.path().display();
         // What Tenstorrent's runtime does not find, it throws an exception over, which would end this process.
         if plugin.is_tenstorrent() {
+            // The runtime may look at it now, whatever it was when the plugin was loaded.
+            if M::NUMERIC
+                && let Some(variable) = plugin::mock_variable()
+            {
+                return Err(mocked(plugin, variable));
+            }
             match plugin.mock_variable() {
                 Some(variable) if M::NUMERIC => return Err(mocked(plugin, variable)),
                 Some(variable) => {

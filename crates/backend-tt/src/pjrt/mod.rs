@@ -25,7 +25,9 @@
 //! ```
 
 mod buffer;
+pub mod child;
 mod client;
+mod device;
 mod discovery;
 mod error;
 mod executable;
@@ -37,6 +39,7 @@ mod plugin;
 
 pub use buffer::{Buffer, ElementType};
 pub use client::{Client, Device, Mock, Mode, Numeric};
+pub use device::{MockDevice, PjrtDevice, PluginDevice};
 pub use discovery::{PLUGIN_VARIABLE, Wheels, plugin_of_environment};
 pub use error::{ErrorCode, PjrtError};
 pub use executable::{Argument, Executable};

@@ -40,6 +40,11 @@ impl std::fmt::Debug for Inner {
     }
 }
 
+/// The variable that makes Tenstorrent's device a mock, where one is set now.
+pub(super) fn mock_variable() -> Option<&'static str> {
+    MOCK_VARIABLES.into_iter().find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+}
+
 impl Plugin {
     /// Loads and initialises a plugin; where that is done already, returns it.
     ///
@@ -91,9 +96,7 @@ impl Plugin {
         }
         // SAFETY: as above; the major version is the one of these layouts.
         let api = unsafe { ffi::Api::copied_from(table) };
-        let mock_variable = MOCK_VARIABLES
-            .into_iter()
-            .find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
+        let mock_variable = mock_variable();
         let inner = Inner { path, api, is_tenstorrent, mock_variable, calls: Mutex::new(()) };
         inner.check()?;
         let mut arguments = ffi::PluginInitialize::new();

@@ -9,6 +9,8 @@
 //!   exact halves: for `shift = 0`, `(2v - 1 + 1) >> 1 = v`; else `floor((2v - 1) / 2^shift)` differs from
 //!   `floor(2v / 2^shift)` only if `2v / 2^shift` is whole, and after `+ 1) >> 1` only if that was odd: a half.
 
+use std::sync::OnceLock;
+
 use super::matrix::{Blocking, LANES, Panel, Product, TILE, unpacked};
 use super::{Dest, Fidelity};
 
@@ -35,7 +37,9 @@ pub(super) enum Isa {
 impl Isa {
     /// The best kernel for this processor.
     pub(super) fn detect() -> Self {
-        Self::all().pop().unwrap_or(Self::Portable)
+        /// Asked for each panel of each product.
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(|| Self::all().pop().unwrap_or(Self::Portable))
     }
 
     /// The kernels that this processor can run, best last.

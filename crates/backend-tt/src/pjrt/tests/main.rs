@@ -7,7 +7,12 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use smolvla_backend_tt::pjrt::{Wheels, plugin_of_environment};
+// As the library's own tests see them, whose programs are these too.
+use smolvla_backend_tt::{program, tensix};
 
+#[path = "../../stablehlo/cases.rs"]
+mod cases;
+mod device;
 mod loading;
 mod mock;
 mod numeric;
@@ -19,6 +24,7 @@ fn main() -> ExitCode {
     }
     let mut trials = loading::trials();
     trials.extend(numeric::trials());
+    trials.extend(device::trials());
     trials.extend(mock::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

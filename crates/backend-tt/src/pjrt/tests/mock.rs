@@ -1,33 +1,23 @@
 //! Tenstorrent's plugin, without a card: what it says, and what it compiles for a mock of one.
 //!
-//! Its variables are read when it is loaded, and this process has threads, so the plugin runs in a child: this program
-//! again, started with [`CHILD`]. There its files stay in one folder, because the kernels that it builds are cached by
-//! their paths: the first run builds for half a minute, later ones take seconds.
+//! It runs in children of this program: the first run builds kernels for half a minute, later ones take seconds.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
-use std::sync::{Mutex, PoisonError};
+use std::process::ExitCode;
 
 use libtest_mimic::{Completion, Failed, Trial};
+use smolvla_backend_tt::pjrt::child::{Children, MOCK_VARIABLE, as_child as run_as_child};
 use smolvla_backend_tt::pjrt::{
     Argument, BlockFloat, Client, CompileOptions, ElementType, ErrorCode, MathFidelity, Mock, Numeric,
     PjrtError, Plugin, TenstorrentOptions,
 };
+use smolvla_core::backend::BackendErrorKind;
 
 use super::programs::{self, Program};
 use super::{tenstorrent_plugin, with};
 
-/// The first argument of a child; the second is what it does, the third the plugin.
-const CHILD: &str = "--as-child";
-
 /// Where the kernel driver puts cards.
 const CARDS: &str = "/dev/tenstorrent";
-
-/// Names the description of the cluster that the runtime then mocks.
-const MOCK: &str = "TT_METAL_MOCK_CLUSTER_DESC_PATH";
-
-/// The description of a machine with one p150, in what the plugin unpacks.
-const P150: &str = "tt_metal/third_party/umd/tests/cluster_descriptor_examples/blackhole_P150.yaml";
 
 pub(super) fn trials() -> Vec<Trial> {
     let without_a_card = Trial::ignorable_test("tenstorrent::a_machine_without_a_card_is_an_error", || {
@@ -35,93 +25,46 @@ pub(super) fn trials() -> Vec<Trial> {
             return Ok(Completion::ignored_with("there is a card here"));
         }
         match tenstorrent_plugin() {
-            Ok(plugin) => start("without_a_card", &plugin, None).map(|()| Completion::Completed),
+            Ok(plugin) => start("without_a_card", &plugin, false).map(|()| Completion::Completed),
             Err(reason) => Ok(Completion::ignored_with(reason)),
         }
     });
     let mock = with(tenstorrent_plugin, "tenstorrent::programs_compile_for_a_mock_card", |plugin| {
-        let description = described_p150(plugin)?;
-        start("mock", plugin, Some(&description))
+        start("mock", plugin, true)
     });
     vec![without_a_card, mock]
 }
 
 /// What this process does as a child, if it is one.
-#[allow(clippy::print_stderr, reason = "the parent reads it")]
 pub(super) fn as_child() -> Option<ExitCode> {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let [first, what, plugin] = &words[..] else { return None };
-    if first != CHILD {
-        return None;
-    }
-    let outcome = Plugin::load(plugin).map_err(Into::into).and_then(|plugin| match what.as_str() {
-        "unpack" => Ok(()),
-        "without_a_card" => without_a_card(&plugin),
-        _ => mock(&plugin),
-    });
-    Some(match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{}", error.message().unwrap_or("no message"));
-            ExitCode::FAILURE
-        }
+    run_as_child(|task, plugin| {
+        let outcome = if task == "mock" { mock(plugin) } else { without_a_card(plugin) };
+        outcome.map_err(|error| error.message().unwrap_or("no message").to_owned())
     })
 }
 
-/// A folder that stays.
-fn scratch() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("tenstorrent")
-}
-
-/// Runs a child with the variables that the plugin is to see, and no other of its.
-fn start(what: &str, plugin: &Path, description: Option<&Path>) -> Result<(), Failed> {
-    let scratch = scratch();
-    std::fs::create_dir_all(&scratch)?;
-    // Two that unpack into one folder at once disturb each other, and the plugin ends its process over that.
-    static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut child = Command::new(std::env::current_exe()?);
-    // The runtime writes logs into a folder `generated` of the current one.
-    child.arg(CHILD).arg(what).arg(plugin).current_dir(&scratch);
-    for (name, _) in std::env::vars_os() {
-        if ["TT_", "TTXLA_", "TTMLIR_", "TTNN_"]
-            .iter()
-            .any(|prefix| name.to_string_lossy().starts_with(prefix))
-        {
-            child.env_remove(name);
-        }
-    }
-    child.env("TMPDIR", &scratch).env("TT_METAL_CACHE", scratch.join("kernels"));
-    if let Some(description) = description {
-        child.env(MOCK, description);
-    }
-    let output = child.output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let text =
-        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    Err(format!("{what}: {}\n{text}", output.status).into())
-}
-
-/// The description of a p150, unpacked by the plugin in a child that does no more.
-fn described_p150(plugin: &Path) -> Result<PathBuf, Failed> {
-    start("unpack", plugin, None)?;
-    let unpacked = std::fs::read_dir(scratch())?.flatten().map(|entry| entry.path().join(P150));
-    Ok(unpacked.filter(|path| path.is_file()).max().ok_or("the plugin unpacked no description of a p150")?)
+fn start(task: &str, plugin: &Path, mock: bool) -> Result<(), Failed> {
+    let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("tenstorrent");
+    Children::new(plugin, scratch).run(task, mock).map(drop).map_err(Failed::from)
 }
 
 fn without_a_card(plugin: &Plugin) -> Result<(), Failed> {
     assert!(plugin.is_tenstorrent() && plugin.mock_variable().is_none());
     let error = Client::<Numeric>::open(plugin).unwrap_err();
     assert!(matches!(error, PjrtError::NoDevice(_)) && error.to_string().contains(CARDS), "{error}");
+    // Whoever opens a backend is also told what is missing.
+    let error = smolvla_backend_tt::open_plugin(Some(plugin.path())).unwrap_err();
+    assert_eq!(error.kind, BackendErrorKind::Unavailable, "{error}");
+    for problem in smolvla_backend_tt::probe::probe().problems() {
+        assert!(error.message.contains(&problem), "{error}");
+    }
     Ok(())
 }
 
 fn mock(plugin: &Plugin) -> Result<(), Failed> {
-    assert_eq!(plugin.mock_variable(), Some(MOCK));
+    assert_eq!(plugin.mock_variable(), Some(MOCK_VARIABLE));
     let error = Client::<Numeric>::open(plugin).unwrap_err();
-    assert!(matches!(error, PjrtError::WrongMode(_)) && error.to_string().contains(MOCK), "{error}");
+    assert!(matches!(error, PjrtError::WrongMode(_)) && error.to_string().contains(MOCK_VARIABLE), "{error}");
 
     let client = Client::<Mock>::open(plugin)?;
     assert_eq!((client.platform(), client.device().kind.as_str()), ("tt", "Blackhole"));

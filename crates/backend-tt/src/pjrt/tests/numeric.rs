@@ -230,7 +230,7 @@ fn threads(path: &Path) -> Result<(), Failed> {
 
 /// Pages of this process that are in memory, in bytes.
 #[cfg(target_os = "linux")]
-fn resident() -> Result<usize, Failed> {
+pub(super) fn resident() -> Result<usize, Failed> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<usize>()? * 1024)
