@@ -75,10 +75,10 @@ mod tests {
         let all = variants();
         assert!(all.len() > 15);
         let balanced = Plan::named(Plan::DEFAULT).unwrap();
-        let same = |plan: &Plan| Plan {
-            name: balanced.name.clone(),
-            summary: balanced.summary.clone(),
-            ..plan.clone()
+        let same = |plan: &Plan| {
+            let mut plan = plan.clone();
+            (plan.name, plan.summary) = (balanced.name.clone(), balanced.summary.clone());
+            plan
         };
         for (index, variant) in all.iter().enumerate() {
             assert!(all[..index].iter().all(|other| other.name != variant.name), "{}", variant.name);
