@@ -66,6 +66,12 @@ pub fn open_plugin(plugin: Option<&Path>) -> Result<TtBackend<PjrtDevice>, Backe
     if !plugin.exists() {
         return Err(unavailable(format!("there is no PJRT plugin {}", plugin.display())));
     }
+    // Loading Tenstorrent's plugin takes seconds, and without a card ends in an error.
+    let is_tenstorrents = plugin.file_name().is_some_and(|name| name == "libtt.so");
+    if is_tenstorrents && !crate::pjrt::mock_is_asked_for() && probe().usable().next().is_none() {
+        let text = format!("{} drives Tenstorrent cards", plugin.display());
+        return Err(refused(PjrtError::NoDevice(text)));
+    }
     PjrtDevice::open(&plugin).map(TtBackend::new).map_err(refused)
 }
 
@@ -125,6 +131,19 @@ mod tests {
 
     fn plugin(selector: &str) -> Result<PathBuf, String> {
         plugin_of_selector(selector, None).map_err(|error| error.to_string())
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_library_that_was_cut_off_is_not_loaded() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("plugin.so");
+        let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        std::fs::write(&file, &own[..own.len() / 2]).unwrap();
+        let message = open_plugin(Some(&file)).unwrap_err().to_string();
+        assert!(message.contains("it is cut off"), "{message}");
+        let message = open_plugin(Some(folder.path())).unwrap_err().to_string();
+        assert!(message.contains("it is a folder"), "{message}");
     }
 
     #[test]

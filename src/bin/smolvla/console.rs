@@ -62,6 +62,11 @@ impl Console {
         }
     }
 
+    /// Something that a result must never be without; said even where only results are asked for.
+    pub(crate) fn caution(self, text: &str) {
+        say(&format!("note: {text}"));
+    }
+
     /// What is going on.
     pub(crate) fn status(self, text: &str) {
         if !self.quiet {

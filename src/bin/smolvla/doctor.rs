@@ -146,6 +146,7 @@ fn examine() -> Result<Report, Failure> {
         }
     }
     problems.extend(lacking_cpu(&backends));
+    problems.extend(lacking_plugin());
     problems.extend(lacking_memory(&machine));
     problems.extend(folders.iter().filter_map(lacking_space));
     Ok(Report {
@@ -207,7 +208,7 @@ fn notes(backend: &str) -> Vec<String> {
     }
     let mut notes: Vec<String> = probe::probe().to_string().lines().map(str::to_owned).collect();
     notes.push(match env::var_os(PLUGIN_VARIABLE).filter(|path| !path.is_empty()) {
-        Some(path) => format!("tt:pjrt runs programs through {}", Path::new(&path).display()),
+        Some(path) => format!("tt:pjrt would load {} (not tried here)", Path::new(&path).display()),
         None => {
             format!("tt:pjrt needs a PJRT plugin: name its file in {PLUGIN_VARIABLE}, or as tt:pjrt:FILE")
         }
@@ -350,6 +351,23 @@ fn lacking_cpu(backends: &[BackendReport]) -> Option<Problem> {
         problem: "this build has no CPU backend".to_owned(),
         fix: "build again with the default features".to_owned(),
     })
+}
+
+/// A PJRT plugin that is named and not there. It is not loaded: that runs its code and may take a while.
+#[cfg(feature = "tt")]
+fn lacking_plugin() -> Option<Problem> {
+    use smolvla::tt::PLUGIN_VARIABLE;
+
+    let path = env::var_os(PLUGIN_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from)?;
+    (!path.is_file()).then(|| Problem {
+        problem: format!("{PLUGIN_VARIABLE} names {}, which is no file", path.display()),
+        fix: format!("set {PLUGIN_VARIABLE} to the library of a PJRT plugin, or to nothing"),
+    })
+}
+
+#[cfg(not(feature = "tt"))]
+fn lacking_plugin() -> Option<Problem> {
+    None
 }
 
 fn lacking_memory(machine: &Machine) -> Option<Problem> {

@@ -10,8 +10,8 @@ const HINT: &str = "--precision takes a name or a plan's JSON file; `smolvla doc
 #[derive(clap::Args)]
 pub(crate) struct PrecisionArgs {
     /// Arithmetic of the linear layers: f32, bf16, f16, int8, int8w, bfp8 or bfp8lofi, as far as the backend offers
-    /// them; auto, the fastest plan that it recommends on this device; another of its plans by name; or the JSON file
-    /// of a plan [default: f32, or auto where the backend has no f32]
+    /// them; auto, the fastest plan that it recommends on this device; another of its plans by name (balanced, accurate or
+    /// fast on tt); or the JSON file of a plan [default: f32, or the recommended plan where the backend has no f32]
     #[arg(long, value_name = "NAME|FILE", hide_default_value = true)]
     precision: Option<String>,
 }
@@ -22,7 +22,7 @@ impl PrecisionArgs {
         let capabilities = device.capabilities();
         let usual = match capabilities.precisions.contains(&Precision::F32) {
             true => Precision::F32.name(),
-            false => PrecisionPlan::AUTO,
+            false => capabilities.plans.first().and_then(PrecisionPlan::name).unwrap_or(PrecisionPlan::AUTO),
         };
         PrecisionPlan::resolve(self.precision.as_deref().unwrap_or(usual), &capabilities)
             .map_err(|error| Failure::from(error).hint(HINT))

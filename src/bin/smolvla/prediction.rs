@@ -82,7 +82,7 @@ pub(crate) fn predict(console: Console, checkpoint: &Checkpoint, job: Job) -> Re
     let capabilities = job.device.capabilities();
     let backend = capabilities.backend;
     if let Execution::Emulated(by) = &capabilities.execution {
-        console.note(&format!("EMULATED by {by}; timings say nothing about the device"));
+        console.caution(&format!("EMULATED by {by}; timings say nothing about the device"));
     }
     if capabilities.static_shapes {
         console.note(&format!(

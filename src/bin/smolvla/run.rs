@@ -53,8 +53,8 @@ pub(crate) struct Args {
     #[arg(long = "camera", value_name = "NAME=FEATURE", help_heading = "Observation")]
     cameras: Vec<String>,
 
-    /// The backend: cpu, wgpu (a GPU; wgpu:1 or wgpu:NAME for another), ndarray, or reference (slow, for checks);
-    /// `smolvla doctor` lists all that this build has, and the GPUs.
+    /// The backend: cpu, wgpu (a GPU; wgpu:1 or wgpu:NAME for another), tt (a Tenstorrent Blackhole, emulated;
+    /// tt:pjrt:FILE through a PJRT plugin), ndarray, or reference (slow, for checks); `smolvla doctor` lists all that this build has, and the GPUs.
     #[arg(long, value_name = "NAME", default_value = "cpu", help_heading = "Computation")]
     backend: String,
     #[command(flatten, next_help_heading = "Computation")]

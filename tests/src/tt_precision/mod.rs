@@ -26,7 +26,6 @@ pub use self::variants::{Variant, variants};
 use crate::evidence::Stop;
 use crate::fixtures::{Fixtures, Reference};
 use crate::metrics::{max_abs, nmse, pcc};
-use crate::tolerance::short;
 
 /// Measure what each precision plan of the Tenstorrent backend costs and gains, on the emulator.
 #[derive(Parser)]
@@ -241,10 +240,10 @@ fn markdown(size: Size, rows: &[Row]) -> String {
          modelled (a traced chunk of the real size, one camera, on a p150).\n\n",
         size.name()
     );
-    text += "| plan | PCC, 1 step | 5 steps | 10 steps | relative error | largest error | ms, one kernel an operation (modelled) | ms, fused as the compiler does (modelled) |\n";
+    text += "| plan | PCC, 1 step | 5 steps | 10 steps | relative error | largest error | ms, each operation one kernel (modelled) | ms, kernels as the compiler makes them (modelled) |\n";
     text += "|---|---|---|---|---|---|---|---|\n";
     for row in rows {
-        let correlations: Vec<String> = row.cases.iter().map(|case| short(case.pcc)).collect();
+        let correlations: Vec<String> = row.cases.iter().map(|case| format!("{:.5}", case.pcc)).collect();
         let last = row.cases.last();
         // Writing to a string cannot fail.
         let _ = writeln!(

@@ -45,3 +45,8 @@ pub use error::{ErrorCode, PjrtError};
 pub use executable::{Argument, Executable};
 pub use options::{BlockFloat, CompileOptions, MathFidelity, Optimization, OptionValue, TenstorrentOptions};
 pub use plugin::Plugin;
+
+/// Whether a variable makes Tenstorrent's device a mock.
+pub(crate) fn mock_is_asked_for() -> bool {
+    plugin::mock_variable().is_some()
+}

@@ -1,6 +1,7 @@
 //! Loading a plugin, and calling its functions.
 
 use std::ffi::c_char;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -128,8 +129,14 @@ impl Plugin {
 
 /// The table of the library at `path`, which stays loaded, and whether it is Tenstorrent's.
 fn open(path: &Path) -> Result<(*const ffi::Api, bool), PjrtError> {
-    let cannot_load =
-        |error: libloading::Error| PjrtError::CannotLoad { path: path.to_owned(), reason: error.to_string() };
+    if let Some(reason) = unfit(path) {
+        return Err(PjrtError::CannotLoad { path: path.to_owned(), reason });
+    }
+    let cannot_load = |error: libloading::Error| {
+        // The loader's own words are in the source.
+        let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+        PjrtError::CannotLoad { path: path.to_owned(), reason }
+    };
     // All symbols now, so that a missing one is an error here and not the end of the process at its first use.
     #[cfg(unix)]
     // SAFETY: the library's initialisers run; whoever names a plugin trusts it, as documented.
@@ -154,6 +161,29 @@ fn open(path: &Path) -> Result<(*const ffi::Api, bool), PjrtError> {
     let is_tenstorrent = unsafe { library.get::<*const ()>(TENSTORRENT_SYMBOL) }.is_ok();
     std::mem::forget(library);
     Ok((table, is_tenstorrent))
+}
+
+/// Why the loader must not see the file at all: it maps what an ELF header promises, and a file that was cut off would
+/// end the process where it is first read.
+fn unfit(path: &Path) -> Option<String> {
+    let mut file = std::fs::File::open(path).ok()?;
+    let found = file.metadata().ok()?;
+    if found.is_dir() {
+        return Some("it is a folder".to_owned());
+    }
+    let mut header = [0; 64];
+    // What is shorter is no ELF file, and the loader says so.
+    file.read_exact(&mut header).ok()?;
+    // 64 bits, little-endian; the loader refuses any other.
+    if header[..6] != *b"\x7fELF\x02\x01" {
+        return None;
+    }
+    let number = |at: usize| u64::from(u16::from_le_bytes([header[at], header[at + 1]]));
+    let mut start = [0; 8];
+    start.copy_from_slice(&header[0x28..0x30]);
+    // The table of sections is the last thing that linkers write.
+    let end = u64::from_le_bytes(start).saturating_add(number(0x3a) * number(0x3c));
+    (end > found.len()).then(|| format!("it is cut off: {} of at least {end} bytes", found.len()))
 }
 
 impl Inner {

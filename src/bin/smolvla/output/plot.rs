@@ -8,6 +8,8 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::{Color, FontFamily, register_font};
 
+use smolvla::backend::Execution;
+
 use crate::failure::Failure;
 use crate::prediction::Prediction;
 
@@ -71,8 +73,12 @@ fn draw(root: &Canvas<'_>, prediction: &Prediction) -> Drawn {
     let capabilities = &prediction.info.capabilities;
     let title = shortened(&format!("“{}”", prediction.task));
     let subtitle = shortened(&format!(
-        "{} · {}, {} · {} denoising steps",
-        prediction.checkpoint_name, capabilities.backend, prediction.info.precision, chunk.steps
+        "{} · {}{}, {} · {} denoising steps",
+        prediction.checkpoint_name,
+        capabilities.backend,
+        if matches!(capabilities.execution, Execution::Emulated(_)) { " (EMULATED)" } else { "" },
+        prediction.info.precision,
+        chunk.steps
     ));
     let left = MARGIN as i32 + 8;
     root.draw_text(&title, &(FONT, 24).into_font().color(&INK), (left, 14))?;
