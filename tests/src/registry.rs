@@ -2,7 +2,6 @@
 
 use smolvla_backend_cpu::{CpuBackend, Isa};
 use smolvla_backend_tt::{Emulator, TtBackend};
-use smolvla_core::Precision;
 use smolvla_core::reference::Reference;
 
 use crate::suite::{Candidate, Expectation};
@@ -49,8 +48,14 @@ pub fn candidates() -> Vec<Candidate> {
         // The same programs as a card's plugin is given, on XLA's for the CPU: `cargo xtask test` names it.
         Candidate::new("pjrt", || smolvla_backend_tt::open_plugin(None))
             .in_tests_only(
-                &[Precision::F32],
-                &["f32::end_to_end::base_one_camera"],
+                &[
+                    "f32::op::*",
+                    "f32::stage::free_one_camera",
+                    "f32::end_to_end::one_camera",
+                    "f32::end_to_end::three_cameras",
+                    "f32::end_to_end::batch_two_cameras",
+                    "f32::end_to_end::base_one_camera",
+                ],
                 "each check and stage is compiled anew, which takes minutes; `cargo xtask conform --backend pjrt` asks \
                  all, with SMOLVLA_PJRT_PLUGIN set",
             ),

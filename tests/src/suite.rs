@@ -42,9 +42,8 @@ pub struct Candidate {
 /// What a candidate faces under `cargo test`.
 #[derive(Clone, Copy)]
 struct InTests {
-    precisions: &'static [Precision],
-    /// Full names, after the backend's, of checks at full size.
-    full_size: &'static [&'static str],
+    /// Full names after the backend's; a `*` at the end stands for any rest.
+    kept: &'static [&'static str],
     reason: &'static str,
 }
 
@@ -83,10 +82,15 @@ impl Expectation {
     }
 
     fn is_about(&self, full_name: &str) -> bool {
-        match self.check.strip_suffix('*') {
-            Some(start) => full_name.starts_with(start),
-            None => full_name == self.check,
-        }
+        names(self.check, full_name)
+    }
+}
+
+/// Whether `pattern`, in which a `*` at the end stands for any rest, is a name of the check.
+fn names(pattern: &str, full_name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => full_name.starts_with(start),
+        None => full_name == pattern,
     }
 }
 
@@ -131,16 +135,11 @@ impl Candidate {
         self
     }
 
-    /// Under `cargo test` it faces only these precisions, and of the checks at full size only those in `full_size`
-    /// (`f32::end_to_end::base_one_camera`); the others are reported as not run, with this reason. Reports ask all.
+    /// Under `cargo test` it faces only these checks (`f32::op::*`, `f32::end_to_end::base_one_camera`); the others are
+    /// reported as not run, with this reason. Reports ask all.
     #[must_use]
-    pub fn in_tests_only(
-        mut self,
-        precisions: &'static [Precision],
-        full_size: &'static [&'static str],
-        reason: &'static str,
-    ) -> Self {
-        self.in_tests = Some(InTests { precisions, full_size, reason });
+    pub fn in_tests_only(mut self, kept: &'static [&'static str], reason: &'static str) -> Self {
+        self.in_tests = Some(InTests { kept, reason });
         self
     }
 
@@ -236,12 +235,13 @@ impl Candidate {
     /// [`Candidate::trials`] without what only reports ask, which is said in a trial of its own for each precision.
     fn trials_in_tests(&self, checks: &[Check]) -> Vec<CandidateTrial> {
         let mut trials = self.trials(checks);
-        let Some(InTests { precisions, full_size, reason }) = self.in_tests else { return trials };
+        let Some(InTests { kept, reason }) = self.in_tests else { return trials };
         let mut left_out: Vec<CandidateTrial> = Vec::new();
         trials.retain(|trial| {
-            let Asked::Check(check) = &trial.asked else { return true };
-            let is_kept = precisions.contains(&trial.precision)
-                && (check.size == Size::Tiny || full_size.contains(&trial.full_name().as_str()));
+            if !matches!(trial.asked, Asked::Check(_)) {
+                return true;
+            }
+            let is_kept = kept.iter().any(|pattern| names(pattern, &trial.full_name()));
             if !is_kept && left_out.last().is_none_or(|last| last.precision != trial.precision) {
                 let asked = Asked::Lacking("in_reports_only", reason.to_owned());
                 left_out.push(CandidateTrial { asked, expectation: None, ..trial.clone() });
