@@ -252,8 +252,15 @@ impl Candidate {
         trials
     }
 
-    /// Expectations that are about no check of `trials`: misspelt, or of a check that is gone.
+    /// Expectations that are about no check of `trials`: misspelt, or of a check that is gone. Where only the full size
+    /// is asked, of which the candidate is spared most, nothing can be told.
     pub fn idle_expectations(&self, trials: &[CandidateTrial]) -> Vec<&Expectation> {
+        let is_spared = trials.iter().any(|trial| matches!(trial.asked, Asked::Lacking("full_size", _)));
+        let is_small =
+            |trial: &CandidateTrial| matches!(&trial.asked, Asked::Check(check) if check.size == Size::Tiny);
+        if is_spared && !trials.iter().any(is_small) {
+            return Vec::new();
+        }
         let names: Vec<String> = trials.iter().map(CandidateTrial::full_name).collect();
         self.expectations
             .iter()

@@ -69,7 +69,7 @@ pub trait TtDevice: Send + Sync + 'static {
     fn compile(&self, program: &Program) -> Result<Self::Executable, DeviceError>;
 
     /// Runs a program on `arguments`, one for each of [`Program::arguments`], those of [`Program::donated`] given away;
-    /// one buffer for each of its results. Returns when they are computed.
+    /// one buffer for each of its results. May return before they are computed.
     ///
     /// # Errors
     /// When the device fails.
