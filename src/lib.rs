@@ -24,7 +24,7 @@
 //!   compile and tune before a robot needs it. With the feature `wgpu`, `wgpu::adapters` lists the GPUs.
 //! - [`precision`] says in what numbers each layer computes: all alike, or by a plan.
 //! - [`checkpoint`] reads LeRobot's directories and says what is wrong with one; `hub` fetches them; [`synth`]
-//!   writes one with random weights, for tests and measurements.
+//!   writes one with random weights, for tests and measurements, and [`mod@quantise`] an 8-bit copy of one.
 //! - [`processor`] turns observations into what the network takes and its results into joint units.
 //! - [`graph`] is what SmolVLA computes, written once over [`Backend`]; [`sampler`] the denoising schedule.
 //! - [`cost`] says what the model costs on a device (arithmetic, traffic, storage, time), from the graph that runs, which
@@ -44,7 +44,9 @@
 //! | `wgpu` | | the GPU backend: Vulkan, Metal or DirectX 12 through burn-wgpu |
 //! | `wgpu-vulkan` | | the same, compiling for Vulkan through CubeCL's own SPIR-V |
 //! | `tt` | | Tenstorrent Blackhole: its arithmetic in software, and cards through PJRT |
-//! | `fpga` | | the AMD Alveo U280 backend (planned) |
+//! | `fpga` | | the AMD Alveo U280 backend: an accelerator of our own design, its arithmetic in software |
+//! | `fpga-rtl` | | the same with the design itself, simulated by Verilator |
+//! | `fpga-xrt` | | the same with cards through XRT |
 #![forbid(unsafe_code)]
 
 mod device;
@@ -54,10 +56,13 @@ mod source;
 pub use smolvla_core::hub;
 pub use smolvla_core::{
     Backend, BackendError, Capabilities, Checked, Error, Precision, PrecisionPlan, Result, backend, checked,
-    checkpoint, config, cost, count, graph, policy, precision, processor, reference, sampler, synth, weights,
+    checkpoint, config, cost, count, graph, policy, precision, processor, quantise, reference, sampler,
+    synth, weights,
 };
 
 pub use device::{BACKENDS, BackendEntry, Device};
+#[cfg(feature = "fpga")]
+pub use smolvla_backend_fpga as fpga;
 #[cfg(feature = "tt")]
 pub use smolvla_backend_tt as tt;
 #[cfg(feature = "wgpu")]

@@ -122,8 +122,8 @@ impl Part {
 fn weight_bytes(precision: Precision) -> Option<f64> {
     match precision {
         Precision::F32 => Some(4.0),
-        Precision::Bf16 | Precision::F16 => Some(2.0),
-        Precision::Int8 | Precision::Int8Weights => Some(1.0),
+        Precision::Bf16 | Precision::F16 | Precision::Int16 => Some(2.0),
+        Precision::Int8 | Precision::Int8Weights | Precision::Int8Full => Some(1.0),
         // A byte each, and one more for sixteen.
         Precision::Bfp8 | Precision::Bfp8LoFi => Some(17.0 / 16.0),
         _ => None,

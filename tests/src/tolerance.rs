@@ -88,7 +88,7 @@ impl Class {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Accumulation {
-    /// 32-bit floats, or wider.
+    /// 32-bit floats, or wider, integers among them.
     F32,
     /// 32-bit integers.
     Int32,
@@ -100,7 +100,7 @@ impl Accumulation {
     /// What [`Precision`] promises.
     pub fn of(precision: Precision) -> Self {
         match precision {
-            Precision::Int8 => Self::Int32,
+            Precision::Int8 | Precision::Int8Full => Self::Int32,
             Precision::Bfp8LoFi => Self::Bf16,
             _ => Self::F32,
         }
@@ -271,6 +271,14 @@ const fn int8_weights_row(class: Class, gates: Gates, reason: &'static str) -> T
     Tolerance { class, storage: Precision::Int8Weights, accumulation: Accumulation::F32, gates, reason }
 }
 
+const fn int8_full_row(class: Class, gates: Gates, reason: &'static str) -> Tolerance {
+    Tolerance { class, storage: Precision::Int8Full, accumulation: Accumulation::Int32, gates, reason }
+}
+
+const fn int16_row(class: Class, gates: Gates, reason: &'static str) -> Tolerance {
+    Tolerance { class, storage: Precision::Int16, accumulation: Accumulation::F32, gates, reason }
+}
+
 const fn bfp8_row(class: Class, gates: Gates, reason: &'static str) -> Tolerance {
     Tolerance { class, storage: Precision::Bfp8, accumulation: Accumulation::F32, gates, reason }
 }
@@ -285,6 +293,8 @@ const fn error(nmse: f64, row_error: f64) -> Gates {
 
 const MOVED: &str =
     "Numbers are moved, not computed with; inputs are numbers that the storage type holds exactly.";
+
+const ELSEWHERE: &str = "Not quantised: what linear layers and attention are not is int8's.";
 
 /// Every limit of the suite.
 pub const TABLE: &[Tolerance] = &[
@@ -654,6 +664,140 @@ pub const TABLE: &[Tolerance] = &[
         },
         "As where products are int8 too: single joints of miniatures are few numbers.",
     ),
+    int8_full_row(Class::Movement, Gates::EXACT, MOVED),
+    int8_full_row(Class::Rounding, error(1e-5, 4e-2), ELSEWHERE),
+    int8_full_row(Class::Elementwise, error(1e-5, 1e-1), ELSEWHERE),
+    int8_full_row(Class::Norm, error(1e-5, 1.2e-1), ELSEWHERE),
+    int8_full_row(Class::Product, error(1e-2, 0.4), "Linear layers are int8's."),
+    int8_full_row(
+        Class::Attention,
+        error(4e-2, 6.0),
+        "Queries, keys, values and softmax in 255 levels a row: 1.5e-2 and 2.5 where scores are large, measured on the U280's functional device.",
+    ),
+    int8_full_row(
+        Class::Layer,
+        error(1e-2, 0.5),
+        "As int8's: attention in 8 bits adds little to four quantised products.",
+    ),
+    int8_full_row(
+        Class::StageForced,
+        error(1e-2, 0.5),
+        "As int8's: 3.4e-3 and 0.42 at most, measured on the U280's functional device.",
+    ),
+    int8_full_row(
+        Class::StageFree,
+        Gates { nmse: Some(6e-2), ..Gates::NONE },
+        "A single velocity of a miniature is few numbers: 2.6e-2, measured on the U280's functional device, where its actions are off by 2.5e-3.",
+    ),
+    int8_full_row(
+        Class::StageFreeBase,
+        Gates { nmse: Some(6e-2), ..Gates::NONE },
+        "As at the small size; not measured.",
+    ),
+    int8_full_row(
+        Class::Actions,
+        Gates { nmse: Some(0.02), pcc: Some(0.99), slope: Some(5e-2), ..Gates::NONE },
+        "As int8's: what attention in 8 bits adds is within it.",
+    ),
+    int8_full_row(
+        Class::ActionsBase,
+        Gates { nmse: Some(0.02), pcc: Some(0.99), slope: Some(5e-2), ..Gates::NONE },
+        "As int8's: 0.0173 and 0.9914 after one step, the worst, measured on the U280's functional device.",
+    ),
+    int8_full_row(
+        Class::Joint,
+        Gates {
+            row_error: Some(1.0),
+            pcc: Some(0.99),
+            slope: Some(5e-2),
+            bias: Some(5e-2),
+            direction: Some(0.8),
+            ..Gates::NONE
+        },
+        "As int8's: joint by joint, no chunk further off than the joint's own spread.",
+    ),
+    int16_row(Class::Movement, Gates::EXACT, MOVED),
+    int16_row(
+        Class::Rounding,
+        Gates::ROUNDED_ALIKE,
+        "The U280's words are binary32, and its sums and products IEEE's but for subnormals.",
+    ),
+    int16_row(
+        Class::Elementwise,
+        error(3e-8, 4e-3),
+        "A table of 256 steps with lines between them: 9.9e-9 and 1.2e-3, measured on the U280's functional device.",
+    ),
+    int16_row(
+        Class::Norm,
+        error(5e-13, 3e-5),
+        "Integer sums of 25 bits a number: 1.4e-13 and 9.7e-6, measured on the U280's functional device.",
+    ),
+    int16_row(
+        Class::Product,
+        error(1e-7, 3e-3),
+        "Numbers in 65,025 levels a row: 3.3e-8 and 8.3e-4 on inputs with outliers, measured on the U280's functional device.",
+    ),
+    int16_row(
+        Class::Attention,
+        error(2e-5, 6e-2),
+        "Where scores are large, a level of theirs shows: 4.8e-6 and 0.0597, measured on the U280's functional device, which gives the same bits everywhere.",
+    ),
+    int16_row(
+        Class::Layer,
+        error(1e-7, 3e-3),
+        "A few products one after the other: 3.4e-9 and 3.2e-4, measured on the U280's functional device.",
+    ),
+    int16_row(
+        Class::StageForced,
+        error(1e-6, 2e-2),
+        "One layer, or a whole denoising step where the golden does not hold its layers: 1.5e-7 and 4.5e-3, measured on the U280's functional device.",
+    ),
+    int16_row(
+        Class::StageFree,
+        Gates { nmse: Some(5e-6), ..Gates::NONE },
+        "Layers add up: 1.3e-6, measured on the U280's functional device.",
+    ),
+    int16_row(
+        Class::StageFreeBase,
+        Gates { nmse: Some(5e-6), ..Gates::NONE },
+        "As at the small size; the real one's actions are off by 1.3e-7.",
+    ),
+    int16_row(
+        Class::Actions,
+        Gates {
+            nmse: Some(5e-6),
+            max_abs: Some(6e-2),
+            pcc: Some(0.99999),
+            slope: Some(1e-3),
+            bias: Some(2e-3),
+            ..Gates::NONE
+        },
+        "Four times what the U280's functional device is off by in its worst case: 1.3e-6, measured.",
+    ),
+    int16_row(
+        Class::ActionsBase,
+        Gates {
+            nmse: Some(2e-6),
+            max_abs: Some(5e-2),
+            pcc: Some(0.99999),
+            slope: Some(1e-3),
+            bias: Some(2e-3),
+            ..Gates::NONE
+        },
+        "1.3e-7 and 1 − 6.9e-8 after ten steps, measured on the U280's functional device; room for other cases.",
+    ),
+    int16_row(
+        Class::Joint,
+        Gates {
+            row_error: Some(2e-2),
+            pcc: Some(0.99999),
+            slope: Some(4e-4),
+            bias: Some(1e-3),
+            direction: Some(0.99),
+            ..Gates::NONE
+        },
+        "1.4e-3 and 1 − 2e-8 in the worst joint, measured on the U280's functional device; held to half precision's limits.",
+    ),
     bfp8_row(Class::Movement, Gates::EXACT, MOVED),
     bfp8_row(Class::Rounding, error(1e-5, 4e-2), "No weights: bfloat16, and held to its limits."),
     bfp8_row(Class::Elementwise, error(1e-5, 1e-1), "No weights: bfloat16, and held to its limits."),
@@ -881,10 +1025,11 @@ mod tests {
             vec![nmse, max_abs, row_error, bits, ulp, left(pcc), slope, bias, left(direction)]
         };
         for class in Class::ALL {
-            use Precision::{Bf16, Bfp8, Bfp8LoFi, F16, F32, Int8, Int8Weights};
-            let integers = [F32, F16, Bf16, Int8Weights, Int8];
+            use Precision::{Bf16, Bfp8, Bfp8LoFi, F16, F32, Int8, Int8Full, Int8Weights, Int16};
+            let integers = [F32, F16, Bf16, Int8Weights, Int8, Int8Full];
+            let digits = [F32, Int16, Int8Weights];
             let block_floats = [Bf16, Bfp8, Bfp8LoFi];
-            for pair in integers.windows(2).chain(block_floats.windows(2)) {
+            for pair in integers.windows(2).chain(digits.windows(2)).chain(block_floats.windows(2)) {
                 for (finer, coarser) in limits(class, pair[0]).into_iter().zip(limits(class, pair[1])) {
                     if let (Some(finer), Some(coarser)) = (finer, coarser) {
                         assert!(

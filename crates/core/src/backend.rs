@@ -58,8 +58,13 @@ pub enum Precision {
     F16,
     /// 8-bit integer weights and products, 32-bit integer accumulation.
     Int8,
-    /// 8-bit integer weights with a scale for each output, multiplied as bfloat16 with 32-bit accumulation.
+    /// 8-bit integer weights with a scale for each output, and activations of 16 bits: multiplied as bfloat16 with 32-bit
+    /// accumulation, or as integers.
     Int8Weights,
+    /// 8-bit integer products in linear layers and in attention, 32-bit integer accumulation.
+    Int8Full,
+    /// 16-bit integer weights and activations, multiplied in 8-bit digits with a wider integer accumulation.
+    Int16,
     /// Weights in 8-bit block floats (16 of a row share an exponent), bfloat16 activations, products of all of the
     /// weight's bits, 32-bit accumulation.
     Bfp8,
@@ -69,8 +74,17 @@ pub enum Precision {
 
 impl Precision {
     /// Every precision there is.
-    pub const ALL: &[Self] =
-        &[Self::F32, Self::Bf16, Self::F16, Self::Int8, Self::Int8Weights, Self::Bfp8, Self::Bfp8LoFi];
+    pub const ALL: &[Self] = &[
+        Self::F32,
+        Self::Bf16,
+        Self::F16,
+        Self::Int8,
+        Self::Int8Weights,
+        Self::Int8Full,
+        Self::Int16,
+        Self::Bfp8,
+        Self::Bfp8LoFi,
+    ];
 
     /// The name used on the command line and in reports.
     pub fn name(self) -> &'static str {
@@ -80,6 +94,8 @@ impl Precision {
             Self::F16 => "f16",
             Self::Int8 => "int8",
             Self::Int8Weights => "int8w",
+            Self::Int8Full => "int8full",
+            Self::Int16 => "int16",
             Self::Bfp8 => "bfp8",
             Self::Bfp8LoFi => "bfp8lofi",
         }

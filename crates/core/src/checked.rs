@@ -149,6 +149,10 @@ impl<B: Backend> Backend for Checked<B> {
         check_source(&op, source)?;
         op.equal(format!("{}: number of weights", source.name), source.weights.len(), 1)?;
         op.equal(format!("{}: number of biases", source.name), source.biases.len(), 0)?;
+        // Backends keep a table's bytes as they are stored, and integers alone mean nothing.
+        op.require(!source.weights.iter().any(|weight| weight.dtype().is_quantised()), || {
+            format!("{}: a table of integers; expected floats", source.name)
+        })?;
         self.inner.prepare_table(source)
     }
 

@@ -15,6 +15,7 @@ pub mod hub;
 pub mod policy;
 pub mod precision;
 pub mod processor;
+pub mod quantise;
 pub mod reference;
 pub mod sampler;
 pub mod synth;

@@ -377,7 +377,7 @@ fn nearest(pattern: &str, layers: &[String]) -> String {
 }
 
 /// `expert.layers.7.down` → `expert.layers.*.down`.
-fn family(layer: &str) -> String {
+pub(crate) fn family(layer: &str) -> String {
     let number = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     layer.split('.').map(|part| if number(&part) { "*" } else { part }).collect::<Vec<_>>().join(".")
 }

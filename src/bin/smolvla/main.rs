@@ -18,6 +18,7 @@ mod output;
 mod output_file;
 mod precision;
 mod prediction;
+mod quantize;
 mod run;
 mod synth;
 mod warmup;
@@ -68,6 +69,7 @@ enum Verb {
     Demo(demo::Args),
     Inspect(inspect::Args),
     Synth(synth::Args),
+    Quantize(Box<quantize::Args>),
     Warmup(Box<warmup::Args>),
     Cost(Box<cost::Args>),
     Doctor(doctor::Args),
@@ -99,6 +101,7 @@ fn perform(console: Console, verb: Verb) -> Result<(), Failure> {
         Verb::Demo(args) => demo::perform(console, &args),
         Verb::Inspect(args) => inspect::perform(console, args),
         Verb::Synth(args) => synth::perform(console, &args),
+        Verb::Quantize(args) => quantize::perform(console, &args),
         Verb::Warmup(args) => warmup::perform(console, *args),
         Verb::Cost(args) => cost::perform(console, &args),
         Verb::Doctor(args) => doctor::perform(console, &args),

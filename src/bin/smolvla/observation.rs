@@ -86,7 +86,8 @@ fn safetensors_noise(bytes: &[u8]) -> Result<Vec<f32>, String> {
     Ok(words.map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect())
 }
 
-fn number(what: &str, index: usize, field: &str) -> Result<f32, Failure> {
+/// A finite number, the one at `index` of `what`.
+pub(crate) fn number(what: &str, index: usize, field: &str) -> Result<f32, Failure> {
     match field.parse::<f32>() {
         Ok(value) if value.is_finite() => Ok(value),
         _ => Err(Failure::input(format!(

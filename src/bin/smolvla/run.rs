@@ -54,7 +54,8 @@ pub(crate) struct Args {
     cameras: Vec<String>,
 
     /// The backend: cpu, wgpu (a GPU; wgpu:1 or wgpu:NAME for another), tt (a Tenstorrent Blackhole, emulated;
-    /// tt:pjrt:FILE through a PJRT plugin), ndarray, or reference (slow, for checks); `smolvla doctor` lists all that this build has, and the GPUs.
+    /// tt:pjrt:FILE through a PJRT plugin), fpga (an Alveo U280, in software; fpga:rtl simulates the design, fpga:xrt:FILE
+    /// is a card), ndarray, or reference (slow, for checks); `smolvla doctor` lists all that this build has, and the GPUs.
     #[arg(long, value_name = "NAME", default_value = "cpu", help_heading = "Computation")]
     backend: String,
     #[command(flatten, next_help_heading = "Computation")]
@@ -111,6 +112,7 @@ pub(crate) fn perform(console: Console, args: Args) -> Result<(), Failure> {
     let precision = args.precision.resolve(&device)?;
 
     let checkpoint = args.checkpoint.open(console)?;
+    args.precision.mention_plan(console, &checkpoint.folder);
     let job = Job {
         checkpoint_name: args.checkpoint.name(),
         device,

@@ -350,6 +350,8 @@ fn on_grid(values: Vec<f32>, grid: Precision) -> Vec<f32> {
         Precision::Bf16
         | Precision::Int8
         | Precision::Int8Weights
+        | Precision::Int8Full
+        | Precision::Int16
         | Precision::Bfp8
         | Precision::Bfp8LoFi => StorageType::Bf16,
         Precision::F16 => StorageType::F16,
@@ -401,6 +403,8 @@ mod tests {
             (Precision::Bf16, StorageType::Bf16),
             (Precision::Int8, StorageType::Bf16),
             (Precision::Int8Weights, StorageType::Bf16),
+            (Precision::Int8Full, StorageType::Bf16),
+            (Precision::Int16, StorageType::Bf16),
             (Precision::Bfp8, StorageType::Bf16),
             (Precision::Bfp8LoFi, StorageType::Bf16),
         ] {

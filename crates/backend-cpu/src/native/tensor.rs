@@ -75,7 +75,7 @@ impl Table {
     pub(crate) fn new(source: &LinearSource<'_>) -> Option<Self> {
         let [view] = source.weights.as_slice() else { return None };
         let (rows, cols) = (view.rows(), view.cols());
-        let mut bytes = Vec::with_capacity(rows * cols * view.dtype().size_bytes());
+        let mut bytes = Vec::with_capacity(view.dtype().bytes_of(rows * cols));
         (0..rows).for_each(|row| bytes.extend_from_slice(view.row_bytes(row)));
         Some(Self { dtype: view.dtype(), rows, cols, bytes })
     }

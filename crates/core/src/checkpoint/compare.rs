@@ -1,8 +1,9 @@
 //! What is wrong with the tensors a file holds.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use super::file::{TensorEntry, WeightsFile, not_floats};
+use super::file::{TensorEntry, WeightsFile};
 use super::layout::{ExpectedTensor, expected};
 use super::statistics;
 use crate::config::{Architecture, PolicyConfig};
@@ -73,7 +74,7 @@ pub fn compare(
                 absent_but_unread.push(tensor.name.as_str());
                 None
             }
-            Some(entry) => mismatch(entry, tensor),
+            Some(entry) => mismatch(file, entry, tensor),
         };
         if let Some(reason) = problem {
             comparison.problems.push(Finding { tensor: tensor.name.clone(), reason });
@@ -91,6 +92,7 @@ pub fn compare(
         .tensors()
         .map(|(name, _)| name)
         .filter(|name| !known.contains(name) && !statistics::is_statistic(name))
+        .filter(|name| file.partner_of(name).is_none_or(|weight| !known.contains(weight)))
         .collect();
     if allow_unknown {
         if !unknown.is_empty() {
@@ -168,7 +170,7 @@ fn unknown_reason(name: &str, stacks: &[Stack]) -> String {
     }
 }
 
-fn mismatch(entry: &TensorEntry, tensor: &ExpectedTensor) -> Option<String> {
+fn mismatch(file: &WeightsFile, entry: &TensorEntry, tensor: &ExpectedTensor) -> Option<String> {
     let shape = tensor.shape();
     if entry.shape != shape {
         let differing: Vec<String> = if entry.shape.len() == shape.len() {
@@ -182,7 +184,16 @@ fn mismatch(entry: &TensorEntry, tensor: &ExpectedTensor) -> Option<String> {
         let why = if differing.is_empty() { String::new() } else { format!(": {}", differing.join(", ")) };
         return Some(format!("has shape {:?}, the configuration expects {shape:?}{why}", entry.shape));
     }
-    (tensor.needed && entry.storage.is_none()).then(|| not_floats(entry))
+    if !tensor.needed {
+        return None;
+    }
+    match entry.storage {
+        Some(storage) if storage.is_quantised() && !tensor.is_linear_weight() => Some(format!(
+            "has elements of type {}, which only weights of linear layers may have",
+            entry.dtype
+        )),
+        _ => file.view(&tensor.name, entry).err().map(Cow::into_owned),
+    }
 }
 
 fn enumerate(names: &[&str]) -> String {

@@ -1,5 +1,6 @@
 //! A memory-mapped safetensors file.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors};
 
-use crate::weights::{StorageType, TensorView};
+use crate::weights::{GROUP, StorageType, TensorView};
 use crate::{Error, Result};
 
 /// A safetensors file, mapped into memory and read on demand.
@@ -20,16 +21,24 @@ pub struct WeightsFile {
     path: PathBuf,
     map: Mmap,
     tensors: BTreeMap<String, TensorEntry>,
+    metadata: BTreeMap<String, String>,
 }
+
+/// What the name of a weight of integers is followed by in that of its scales, as in compressed-tensors.
+pub(crate) const SCALE: &str = "_scale";
+/// Likewise in that of the multipliers of its groups, where the integers have 4 bits.
+pub(crate) const MULTIPLIER: &str = "_multiplier";
+/// Seven, the largest 4-bit integer of a symmetric range, times this still has 8 bits.
+pub(crate) const LARGEST_MULTIPLIER: u8 = 18;
 
 /// What the header of a safetensors file says about one tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorEntry {
     /// The element type as safetensors spells it: `F32`, `BF16`, `I64`, …
     pub dtype: String,
-    /// The element type as weights can be read; `None` for integers and other types.
+    /// The element type as weights can be read; `None` for types that cannot.
     pub storage: Option<StorageType>,
-    /// Length of every dimension.
+    /// Length of every dimension, in elements: of 4-bit integers twice the bytes.
     pub shape: Vec<usize>,
     /// Where the elements are in the file.
     bytes: Range<usize>,
@@ -96,8 +105,10 @@ impl WeightsFile {
                 (name, entry)
             })
             .collect();
-        let file = Self { path: path.to_owned(), map, tensors };
+        let metadata = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let mut file = Self { path: path.to_owned(), map, tensors, metadata };
         file.check_shapes()?;
+        file.unpack_shapes();
         Ok(file)
     }
 
@@ -115,6 +126,23 @@ impl WeightsFile {
         Ok(())
     }
 
+    /// Bytes with scales and multipliers beside them hold two elements each.
+    fn unpack_shapes(&mut self) {
+        let has_partners = |name: &str| {
+            [SCALE, MULTIPLIER].iter().all(|suffix| self.tensors.contains_key(&format!("{name}{suffix}")))
+        };
+        let bytes = self.tensors.iter().filter(|(name, entry)| entry.dtype == "U8" && has_partners(name));
+        let packed: Vec<String> = bytes.map(|(name, _)| name.clone()).collect();
+        for name in packed {
+            if let Some(entry) = self.tensors.get_mut(&name)
+                && let Some(last) = entry.shape.last_mut()
+            {
+                *last = last.saturating_mul(2);
+                entry.storage = Some(StorageType::I4);
+            }
+        }
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -123,6 +151,11 @@ impl WeightsFile {
     /// Size of the file.
     pub fn size_bytes(&self) -> usize {
         self.map.len()
+    }
+
+    /// What the header says about the file as a whole, by key.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
     }
 
     /// Every tensor, by name.
@@ -135,27 +168,101 @@ impl WeightsFile {
         self.tensors.get(name)
     }
 
-    /// A tensor of floats as a matrix `[rows, cols]`, or `None` if the file has no such tensor.
+    /// A tensor as a matrix `[rows, cols]`, or `None` if the file has no such tensor.
     ///
-    /// A vector is one row; higher ranks keep their first dimension as rows.
+    /// A vector is one row; higher ranks keep their first dimension as rows. Integers of 8 or 4 bits come with their
+    /// scales, the tensor of the same name and `_scale`.
     ///
     /// # Errors
-    /// [`Error::Tensor`] when its elements are not floats.
+    /// [`Error::Tensor`] when its elements are neither floats nor integers with the scales they need.
     pub fn get(&self, name: &str) -> Result<Option<TensorView<'_>>> {
         let Some(entry) = self.entry(name) else { return Ok(None) };
+        self.view(name, entry).map(Some).map_err(|reason| self.error(name, reason.into_owned()))
+    }
+
+    /// A tensor's view, or why there is none.
+    pub(super) fn view(
+        &self,
+        name: &str,
+        entry: &TensorEntry,
+    ) -> std::result::Result<TensorView<'_>, Cow<'static, str>> {
         let (rows, cols) = entry.matrix();
-        let bytes = &self.map[entry.bytes.clone()];
-        let view = entry.storage.and_then(|storage| TensorView::new(storage, rows, cols, bytes));
-        match view {
-            Some(view) => Ok(Some(view)),
-            None => Err(self.error(name, not_floats(entry))),
+        let bytes = self.bytes(entry);
+        let view = match entry.storage {
+            None => None,
+            Some(StorageType::I8) => TensorView::quantised(rows, cols, bytes, self.scales(name, rows)?),
+            Some(StorageType::I4) => {
+                let multipliers = self.multipliers(name, rows, cols)?;
+                TensorView::quantised4(rows, cols, bytes, self.scales(name, rows)?, multipliers)
+            }
+            Some(storage) => TensorView::new(storage, rows, cols, bytes),
+        };
+        view.ok_or_else(|| not_floats(entry).into())
+    }
+
+    /// The scales of a tensor of integers: one for each row, positive, and finite even times the largest integer.
+    fn scales(&self, name: &str, rows: usize) -> std::result::Result<&[u8], String> {
+        let partner = format!("{name}{SCALE}");
+        let Some(entry) = self.entry(&partner) else {
+            return Err(format!("has elements of type I8 and no scales: {partner} is missing"));
+        };
+        if entry.storage != Some(StorageType::F32) || entry.elements() != rows {
+            return Err(format!(
+                "its scales {partner} are {} {:?}; expected F32 [{rows}], one for each row",
+                entry.dtype, entry.shape
+            ));
         }
+        let bytes = self.bytes(entry);
+        let scales = bytes.as_chunks().0.iter().map(|scale| f32::from_le_bytes(*scale));
+        match scales.enumerate().find(|(_, scale)| !(*scale > 0.0 && (scale * 128.0).is_finite())) {
+            Some((row, scale)) => Err(format!(
+                "scale {row} of {partner} is {scale:?}; expected positive numbers, finite times 128"
+            )),
+            None => Ok(bytes),
+        }
+    }
+
+    /// The multipliers of a tensor of 4-bit integers: with them digits have 8 bits.
+    fn multipliers(&self, name: &str, rows: usize, cols: usize) -> std::result::Result<&[u8], String> {
+        let partner = format!("{name}{MULTIPLIER}");
+        if !cols.is_multiple_of(GROUP) {
+            return Err(format!("has rows of {cols} elements in 4 bits; expected a multiple of {GROUP}"));
+        }
+        let Some(entry) = self.entry(&partner) else { return Err(format!("{partner} is missing")) };
+        if entry.dtype != "U8" || entry.elements() != rows * (cols / GROUP) {
+            return Err(format!(
+                "its multipliers {partner} are {} {:?}; expected U8 [{rows}, {}]",
+                entry.dtype,
+                entry.shape,
+                cols / GROUP
+            ));
+        }
+        let bytes = self.bytes(entry);
+        match bytes.iter().position(|multiplier| !(1..=LARGEST_MULTIPLIER).contains(multiplier)) {
+            Some(index) => Err(format!(
+                "multiplier {index} of {partner} is {}; expected 1 to {LARGEST_MULTIPLIER}",
+                bytes[index]
+            )),
+            None => Ok(bytes),
+        }
+    }
+
+    /// The bytes of a tensor as they lie in the file.
+    pub(crate) fn bytes(&self, entry: &TensorEntry) -> &[u8] {
+        &self.map[entry.bytes.clone()]
+    }
+
+    /// The weight that a tensor holds the scales or multipliers of.
+    pub(crate) fn partner_of<'n>(&self, name: &'n str) -> Option<&'n str> {
+        let weight = name.strip_suffix(SCALE).or_else(|| name.strip_suffix(MULTIPLIER))?;
+        let storage = self.entry(weight)?.storage?;
+        (storage == StorageType::I4 || storage == StorageType::I8 && name.ends_with(SCALE)).then_some(weight)
     }
 
     /// [`WeightsFile::get`] of a tensor that must be there.
     ///
     /// # Errors
-    /// [`Error::Tensor`] when the file has no such tensor or its elements are not floats.
+    /// [`Error::Tensor`] when the file has no such tensor, and as [`WeightsFile::get`].
     pub fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
         self.get(name)?.ok_or_else(|| self.error(name, "is missing".to_owned()))
     }
@@ -173,14 +280,14 @@ impl WeightsFile {
         }
     }
 
-    pub(super) fn error(&self, tensor: &str, reason: String) -> Error {
+    pub(crate) fn error(&self, tensor: &str, reason: String) -> Error {
         Error::Tensor { file: self.path.clone(), tensor: tensor.to_owned(), reason }
     }
 }
 
 /// Why a tensor cannot be used as a weight.
-pub(super) fn not_floats(entry: &TensorEntry) -> String {
-    format!("has elements of type {}; expected F64, F32, F16 or BF16", entry.dtype)
+fn not_floats(entry: &TensorEntry) -> String {
+    format!("has elements of type {}; expected F64, F32, F16, BF16, or I8 with scales", entry.dtype)
 }
 
 #[allow(unsafe_code, reason = "the operating system offers no safe way to map a file")]
@@ -214,6 +321,7 @@ fn storage(dtype: Dtype) -> Option<StorageType> {
         Dtype::F32 => Some(StorageType::F32),
         Dtype::F16 => Some(StorageType::F16),
         Dtype::BF16 => Some(StorageType::Bf16),
+        Dtype::I8 => Some(StorageType::I8),
         _ => None,
     }
 }

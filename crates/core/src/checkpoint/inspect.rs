@@ -16,6 +16,7 @@ use super::{
 use crate::Result;
 use crate::config::{Architecture, Feature, FeatureType, PolicyConfig, json, policy};
 use crate::processor::FeatureStatistics;
+use crate::quantise::FORMAT_KEY;
 
 /// What a checkpoint folder holds and what [`super::Checkpoint::open`] would refuse about it.
 ///
@@ -38,6 +39,8 @@ pub struct Inspection {
     pub parameters: usize,
     /// Element types of the weights file.
     pub dtypes: Vec<DtypeCount>,
+    /// What the weights file says about how it was quantised, by key; empty where it was not.
+    pub quantisation: BTreeMap<String, String>,
     /// Size of the weights file.
     pub file_size_bytes: usize,
     /// Path of the tokenizer, where one was found.
@@ -114,6 +117,7 @@ impl Inspection {
             tensors: 0,
             parameters: 0,
             dtypes: Vec::new(),
+            quantisation: BTreeMap::new(),
             file_size_bytes: 0,
             tokenizer: None,
             notices: Vec::new(),
@@ -189,14 +193,20 @@ impl Inspection {
 
     fn count_tensors(&mut self, weights: &super::WeightsFile) {
         let mut dtypes: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-        for (_, entry) in weights.tensors() {
-            self.parameters += entry.elements();
+        for (name, entry) in weights.tensors() {
+            // Scales are how other numbers are stored, no parameters of their own.
+            if weights.partner_of(name).is_none() {
+                self.parameters += entry.elements();
+            }
             let (tensors, size_bytes) = dtypes.entry(&entry.dtype).or_default();
             *tensors += 1;
             *size_bytes += entry.size_bytes();
         }
         self.tensors = weights.tensors().len();
         self.file_size_bytes = weights.size_bytes();
+        if weights.metadata().contains_key(FORMAT_KEY) {
+            self.quantisation.clone_from(weights.metadata());
+        }
         self.dtypes = dtypes
             .into_iter()
             .map(|(dtype, (tensors, size_bytes))| DtypeCount { dtype: dtype.to_owned(), tensors, size_bytes })
@@ -308,6 +318,12 @@ impl fmt::Display for Inspection {
         writeln!(f, "\nweights file of {} bytes", grouped(self.file_size_bytes))?;
         for DtypeCount { dtype, tensors, size_bytes } in &self.dtypes {
             writeln!(f, "  {dtype:<12} {tensors:>5} tensors {:>15} bytes", grouped(*size_bytes))?;
+        }
+        if !self.quantisation.is_empty() {
+            writeln!(f, "\nquantisation")?;
+            for (key, value) in &self.quantisation {
+                writeln!(f, "  {key:<32} {value}")?;
+            }
         }
         writeln!(f, "\ntokenizer\n  {}", self.tokenizer.as_deref().unwrap_or("none at hand"))?;
         for (title, lines) in [("notices", &self.notices), ("would be refused", &self.refusals)] {

@@ -86,6 +86,13 @@ impl ExpectedTensor {
         self.axes.iter().map(|axis| axis.len).collect()
     }
 
+    /// Whether it is the weight of a linear layer (the patch convolution is one): not a table, norm or bias.
+    pub fn is_linear_weight(&self) -> bool {
+        let is_table =
+            self.component == Component::EmbedTokens || self.name.ends_with("position_embedding.weight");
+        self.axes.len() >= 2 && !is_table && self.name.ends_with(".weight")
+    }
+
     /// Number of elements.
     pub fn elements(&self) -> usize {
         self.axes.iter().map(|axis| axis.len).product()

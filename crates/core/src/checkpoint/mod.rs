@@ -16,6 +16,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use compare::{Comparison, Finding, compare};
+pub(crate) use file::{LARGEST_MULTIPLIER, MULTIPLIER, SCALE};
 pub use file::{TensorEntry, WeightsFile};
 pub use inspect::{ComponentCount, DtypeCount, FeatureSummary, Inspection, StatisticsSummary};
 pub use layout::{Axis, Component, ExpectedTensor, expected};
@@ -29,7 +30,7 @@ use crate::weights::TensorView;
 use crate::{Error, Result};
 
 const CONFIG: &str = "config.json";
-const WEIGHTS: &str = "model.safetensors";
+pub(crate) const WEIGHTS: &str = "model.safetensors";
 pub(crate) const ADAPTER: &str = "adapter_model.safetensors";
 pub(crate) const MERGE_ADAPTER: &str = "merge it into its base model in LeRobot (`policy.merge_and_unload()`, then \
                                         `save_pretrained`) and load the merged folder";

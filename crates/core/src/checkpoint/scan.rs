@@ -10,7 +10,8 @@ use super::layout::{ExpectedTensor, expected};
 use crate::config::{Architecture, PolicyConfig};
 use crate::weights::StorageType;
 
-/// Finds tensors that inference reads and that hold NaN or infinity, in the order of the state dict.
+/// Finds tensors that inference reads and that hold NaN, infinity or an integer out of range, in the order of the state
+/// dict.
 ///
 /// Tensors of another shape than expected are left to [`super::compare`].
 ///
@@ -34,7 +35,13 @@ pub fn non_finite(file: &WeightsFile, policy: &PolicyConfig, architecture: &Arch
                 let mut values = vec![0.0; view.cols()];
                 view.read_row(row, &mut values);
                 let (index, value) = (row * view.cols() + column, values[column]);
-                let reason = format!("element {index} is {value}; expected finite numbers");
+                let reason = if view.dtype().is_quantised() {
+                    format!(
+                        "element {index} is below the symmetric range of its type (-128, or -8 of 4 bits)"
+                    )
+                } else {
+                    format!("element {index} is {value}; expected finite numbers")
+                };
                 found.push((order, Finding { tensor: tensor.name.clone(), reason }));
             }
         }
@@ -59,13 +66,20 @@ fn claim<'a, T>(next: &AtomicUsize, items: &'a [T]) -> Option<(usize, &'a T)> {
     items.get(index).map(|item| (index, item))
 }
 
-/// Index of the first element that is NaN or infinite as an f32: its exponent bits are all ones.
+/// Index of the first element that is NaN or infinite as an f32 (its exponent bits are all ones), or an integer that
+/// the symmetric range of its type leaves out: devices cannot multiply it.
 fn first_non_finite(dtype: StorageType, bytes: &[u8]) -> Option<usize> {
     match dtype {
         StorageType::F64 => position(bytes, |b: [u8; 8]| !(f64::from_le_bytes(b) as f32).is_finite()),
         StorageType::F32 => position(bytes, |b: [u8; 4]| u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000),
         StorageType::F16 => position(bytes, |b: [u8; 2]| u16::from_le_bytes(b) & 0x7c00 == 0x7c00),
         StorageType::Bf16 => position(bytes, |b: [u8; 2]| u16::from_le_bytes(b) & 0x7f80 == 0x7f80),
+        // Their scales were looked at when the view was made.
+        StorageType::I8 => position(bytes, |[b]: [u8; 1]| b == 0x80),
+        StorageType::I4 => {
+            let byte = position(bytes, |[b]: [u8; 1]| b & 0x0f == 0x08 || b & 0xf0 == 0x80)?;
+            Some(2 * byte + usize::from(bytes[byte] & 0x0f != 0x08))
+        }
     }
 }
 

@@ -502,7 +502,7 @@ impl Shapes {
             largest = largest.max(matrix.0 * matrix.1);
             tensors.insert(tensor.name, matrix);
         }
-        Ok(Self { tensors, zeros: vec![0; largest * StorageType::Bf16.size_bytes()] })
+        Ok(Self { tensors, zeros: vec![0; StorageType::Bf16.bytes_of(largest)] })
     }
 }
 
@@ -514,7 +514,7 @@ impl Parameters for Shapes {
             reason: reason.to_owned(),
         };
         let (rows, cols) = *self.tensors.get(name).ok_or_else(|| absent("has no such parameter"))?;
-        let bytes = &self.zeros[..rows * cols * StorageType::Bf16.size_bytes()];
+        let bytes = &self.zeros[..StorageType::Bf16.bytes_of(rows * cols)];
         TensorView::new(StorageType::Bf16, rows, cols, bytes).ok_or_else(|| absent("has no size"))
     }
 }
