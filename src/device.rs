@@ -20,8 +20,6 @@ pub struct BackendEntry {
     pub feature: Option<&'static str>,
     /// Whether this build contains it.
     pub built_in: bool,
-    /// Whether its code is still to be written: [`Device::open`] refuses it then, in every build.
-    pub planned: bool,
 }
 
 /// Every backend, in the order people should try them.
@@ -31,42 +29,36 @@ pub const BACKENDS: [BackendEntry; 6] = [
         summary: "this machine's processor",
         feature: Some("cpu"),
         built_in: cfg!(feature = "cpu"),
-        planned: false,
     },
     BackendEntry {
         name: "wgpu",
         summary: "a GPU through Vulkan, Metal or DirectX 12",
         feature: Some("wgpu"),
         built_in: cfg!(feature = "wgpu"),
-        planned: false,
     },
     BackendEntry {
         name: "tt",
         summary: "a Tenstorrent Blackhole: its arithmetic in software, or a card through its PJRT plugin",
         feature: Some("tt"),
         built_in: cfg!(feature = "tt"),
-        planned: false,
     },
     BackendEntry {
         name: "fpga",
-        summary: "an AMD Alveo U280 card",
+        summary: "an AMD Alveo U280: an accelerator of our own design, its arithmetic in software",
         feature: Some("fpga"),
         built_in: cfg!(feature = "fpga"),
-        planned: true,
     },
     BackendEntry {
         name: "ndarray",
         summary: "this machine's processor through Burn's ndarray engine: slow, and written by others",
         feature: Some("ndarray"),
         built_in: cfg!(feature = "ndarray"),
-        planned: false,
     },
     BackendEntry {
         name: "reference",
         summary: "plain loops with f64 sums: the specification, minutes a chunk at full size",
         feature: None,
         built_in: true,
-        planned: false,
     },
 ];
 
@@ -96,15 +88,18 @@ enum Kind {
     Wgpu(Box<smolvla_backend_wgpu::WgpuBackend>),
     #[cfg(feature = "tt")]
     Tt(Opened),
+    #[cfg(feature = "fpga")]
+    Fpga(smolvla_backend_fpga::Opened),
 }
 
 impl Device {
     /// Opens a backend by name: `cpu`, `ndarray`, `reference`, `wgpu`, `tt` or `fpga`, with a device's number or
-    /// part of its name where there can be several (`wgpu:0`, `wgpu:nvidia`, `tt:emulator`, `tt:pjrt:/path/plugin.so`).
+    /// part of its name where there can be several (`wgpu:0`, `wgpu:nvidia`, `tt:emulator`, `tt:pjrt:/path/plugin.so`,
+    /// `fpga:functional`).
     ///
     /// # Errors
     /// [`Error::Input`] for a name that does not exist; [`Error::Backend`] when this build lacks the backend
-    /// (naming the feature to enable), its code is still to be written, or the device cannot be opened.
+    /// (naming the feature to enable), or the device cannot be opened.
     pub fn open(name: &str) -> Result<Self> {
         let (backend, selector) = match name.split_once(':') {
             Some((backend, selector)) => (backend, Some(selector)),
@@ -128,7 +123,7 @@ impl Device {
             #[cfg(feature = "tt")]
             "tt" => Kind::Tt(smolvla_backend_tt::open(selector)?),
             #[cfg(feature = "fpga")]
-            "fpga" => match smolvla_backend_fpga::open(selector)? {},
+            "fpga" => Kind::Fpga(smolvla_backend_fpga::open(selector)?),
             _ => return Err(absent(entry).into()),
         };
         let device = Self { kind };
@@ -151,6 +146,8 @@ impl Device {
             Kind::Tt(Opened::Emulator(backend)) => backend.capabilities(),
             #[cfg(feature = "tt")]
             Kind::Tt(Opened::Pjrt(backend)) => backend.capabilities(),
+            #[cfg(feature = "fpga")]
+            Kind::Fpga(backend) => backend.capabilities(),
         }
     }
 
@@ -180,6 +177,8 @@ impl Device {
             Kind::Tt(Opened::Pjrt(backend)) => {
                 Box::new(SmolVla::open(backend, checkpoint, options, progress)?)
             }
+            #[cfg(feature = "fpga")]
+            Kind::Fpga(backend) => Box::new(SmolVla::open(backend, checkpoint, options, progress)?),
         })
     }
 }
@@ -193,12 +192,8 @@ fn find(backend: &str) -> Result<&'static BackendEntry> {
 
 /// Why a backend that this build does not contain cannot be opened.
 fn absent(entry: &BackendEntry) -> BackendError {
-    let message = if entry.planned {
-        "planned, not written yet; use --backend cpu".to_owned()
-    } else {
-        let feature = entry.feature.unwrap_or(entry.name);
-        format!("this build does not contain it; build again with `--features {feature}`")
-    };
+    let feature = entry.feature.unwrap_or(entry.name);
+    let message = format!("this build does not contain it; build again with `--features {feature}`");
     BackendError::new(entry.name, "open", BackendErrorKind::Unavailable, message)
 }
 
@@ -222,13 +217,12 @@ mod tests {
     }
 
     #[test]
-    fn absent_backends_are_planned_or_name_the_missing_feature() {
+    fn absent_backends_name_the_missing_feature() {
         let cpu = absent(&BACKENDS[0]).to_string();
         assert!(cpu.contains("--features cpu"), "{cpu}");
-        for entry in BACKENDS.iter().filter(|entry| entry.planned) {
+        for entry in BACKENDS.iter().filter(|entry| !entry.built_in) {
             let message = Device::open(entry.name).unwrap_err().to_string();
-            assert!(message.contains("yet") && message.contains("--backend cpu"), "{message}");
-            assert!(!message.contains("--features"), "{message}");
+            assert!(message.contains(&format!("--features {}", entry.name)), "{message}");
         }
     }
 
@@ -237,5 +231,7 @@ mod tests {
         assert_eq!(Device::open("reference").unwrap().capabilities().backend, "reference");
         #[cfg(feature = "cpu")]
         assert_eq!(Device::open("cpu").unwrap().capabilities().backend, "cpu");
+        #[cfg(feature = "fpga")]
+        assert_eq!(Device::open("fpga:functional").unwrap().capabilities().backend, "fpga");
     }
 }

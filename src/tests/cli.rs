@@ -352,6 +352,161 @@ fn synth_writes_what_inspect_counts() {
 }
 
 #[test]
+fn quantize_writes_a_checkpoint_that_runs_near_the_original() {
+    let folder = tempfile::tempdir().unwrap();
+    let observations = folder.path().join("observations");
+    let one = observations.join("000");
+    fs::create_dir_all(&one).unwrap();
+    fs::copy(sample("top.png"), one.join("camera1.png")).unwrap();
+    fs::write(one.join("state.txt"), "1, 2, 3, 4, 5, 6\n").unwrap();
+    fs::write(observations.join("task.txt"), "go\n").unwrap();
+    let out = folder.path().join("int8");
+    let args =
+        ["quantize", "--checkpoint", text(&TINY), "--calibrate", text(&observations), "--out", text(&out)];
+    let also = ["--also", "cpu", "--joints", "so100", "--escape-above", "0.0002"];
+    let output = smolvla(args.iter().chain(&also));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let said = stdout(&output);
+    for word in
+        ["vision.layers.*.qkv", "gripper", "cpu by precision.json", "before", "report.md", "smolvla run"]
+    {
+        assert!(said.contains(word), "no {word}: {said}");
+    }
+    assert!(!stderr(&output).contains("MADE-UP"), "{}", stderr(&output));
+
+    let report: Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
+    assert!(report["bytes_after"].as_u64() < report["bytes_before"].as_u64());
+    assert_eq!(report["policies"].as_array().unwrap().len(), 2);
+    assert_eq!(report["policies"][1]["joints"][5]["joint"], "gripper");
+    for policy in report["policies"].as_array().unwrap() {
+        let joints = policy["joints"].as_array().unwrap();
+        assert!(joints.iter().all(|joint| joint["pcc"].as_f64().unwrap() > 0.98), "{policy}");
+    }
+    let escaped = report["layers"].as_array().unwrap().iter().filter(|layer| layer["escape"] == true).count();
+    let plan: Value = serde_json::from_slice(&fs::read(out.join("precision.json")).unwrap()).unwrap();
+    assert_eq!(plan["rules"].as_array().map_or(0, Vec::len), escaped);
+    assert!(escaped > 0 && fs::read_to_string(out.join("report.md")).unwrap().contains("| gripper |"));
+
+    let actions = |run: &Run| -> Vec<f64> {
+        let value = run.json();
+        let actions = value["normalized"].as_array().unwrap().clone();
+        actions.iter().flat_map(|action| action.as_array().unwrap()).map(|v| v.as_f64().unwrap()).collect()
+    };
+    let original = actions(&Run::on(&TINY));
+    let plan = out.join("precision.json");
+    for run in [Run::on(&out), Run::on(&out).and(["--precision", text(&plan)])] {
+        let worst = original.iter().zip(actions(&run)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(worst > 0.0 && worst < 0.3, "{worst}");
+    }
+    let output = smolvla(["inspect", text(&out)]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("smolvla-int8/1"), "{}", stdout(&output));
+
+    let refused = |args: &[&str]| smolvla(args.iter().copied());
+    let again = ["quantize", "--checkpoint", text(&out), "--calibrate", "1", "--out", text(folder.path())];
+    assert_refused(vec![
+        ("out exists", refused(&args), 2, &["--force"]),
+        ("out with something else", refused(&again), 2, &["not a quantised checkpoint"]),
+        (
+            "quantised already",
+            refused(&[
+                "quantize",
+                "--checkpoint",
+                text(&out),
+                "--calibrate",
+                "1",
+                "--out",
+                text(&folder.path().join("b")),
+            ]),
+            2,
+            &["quantised already"],
+        ),
+    ]);
+    let output = smolvla(args.iter().chain(&["--force", "--int4", "--int4-below", "1"]));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let smaller: Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
+    assert!(smaller["bytes_after"].as_u64() < report["bytes_after"].as_u64());
+    let four_bits = actions(&Run::on(&out));
+    assert!(four_bits.iter().all(|action| action.is_finite()) && four_bits != original);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "something was left behind");
+}
+
+#[test]
+fn quantize_on_made_up_observations_says_so_even_if_quiet() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("int8");
+    let output =
+        smolvla(["quantize", "-q", "--checkpoint", text(&TINY), "--calibrate", "1", "--out", text(&out)]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("1 MADE-UP OBSERVATIONS"), "{}", stderr(&output));
+    assert!(fs::read_to_string(out.join("report.md")).unwrap().contains("made up, seed 0"));
+}
+
+#[test]
+fn quantize_refuses_what_is_wrong_before_it_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (full, inside) = (folder.path().join("full"), TINY.join("int8"));
+    fs::create_dir(&full).unwrap();
+    fs::write(full.join("precious"), b"").unwrap();
+    let cases: Vec<(&str, Vec<&str>, &[&str])> = vec![
+        ("no checkpoint", vec!["--checkpoint", "./absent", "--calibrate", "1", "--out", "x"], &["./absent"]),
+        (
+            "no observations",
+            vec!["--checkpoint", text(&TINY), "--calibrate", "0", "--out", "x"],
+            &["at least one"],
+        ),
+        (
+            "no such folder",
+            vec!["--checkpoint", text(&TINY), "--calibrate", "./absent", "--out", "x"],
+            &["./absent", "no such folder"],
+        ),
+        (
+            "folder without any",
+            vec!["--checkpoint", text(&TINY), "--calibrate", text(&full), "--out", "x"],
+            &["there are no observations", "state.txt"],
+        ),
+        (
+            "over something else",
+            vec!["--checkpoint", text(&TINY), "--calibrate", "1", "--force", "--out", text(&full)],
+            &["not a quantised checkpoint"],
+        ),
+        (
+            "into the checkpoint",
+            vec!["--checkpoint", text(&TINY), "--calibrate", "1", "--out", text(&inside)],
+            &["inside it"],
+        ),
+        (
+            "alpha",
+            vec!["--checkpoint", text(&TINY), "--calibrate", "1", "--out", "x", "--alpha", "2"],
+            &["--alpha", "0 to 1"],
+        ),
+        (
+            "gate without 4 bits",
+            vec!["--checkpoint", text(&TINY), "--calibrate", "1", "--out", "x", "--int4-below", "1"],
+            &["--int4"],
+        ),
+        (
+            "backend without integers",
+            vec!["--checkpoint", text(&TINY), "--calibrate", "1", "--out", "x", "--also", "reference"],
+            &["`reference` has no int8"],
+        ),
+        (
+            "joints",
+            vec!["--checkpoint", text(&TINY), "--calibrate", "1", "--out", "x", "--joints", "a,b"],
+            &["2 names"],
+        ),
+    ];
+    let refusals = cases.into_iter().map(|(name, args, culprits)| {
+        let output =
+            command(["quantize"].into_iter().chain(args)).current_dir(folder.path()).output().unwrap();
+        (name, output, 2, culprits)
+    });
+    assert_refused(refusals.collect());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "something was left behind");
+    assert!(full.join("precious").exists() && !inside.exists());
+}
+
+#[test]
 fn inspect_of_a_broken_checkpoint_reports_and_exits_with_2() {
     let broken = Broken::copy();
     broken.truncate("model.safetensors", 1000);
@@ -752,8 +907,9 @@ fn cost_refuses_what_is_wrong_and_names_it() {
 
 #[test]
 fn a_backend_that_cannot_be_opened_exits_with_1() {
-    let culprits: &[&str] = &["yet", "--backend cpu", "hint: `smolvla doctor`"];
-    assert_refused(vec![("fpga", Run::on(&TINY).and(["--backend", "fpga"]).output(), 1, culprits)]);
+    let why = if cfg!(feature = "fpga") { "no device `fpga:abacus`" } else { "--features fpga" };
+    let culprits: &[&str] = &[why, "hint: `smolvla doctor`"];
+    assert_refused(vec![("fpga", Run::on(&TINY).and(["--backend", "fpga:abacus"]).output(), 1, culprits)]);
 }
 
 #[cfg(feature = "wgpu")]

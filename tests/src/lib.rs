@@ -25,7 +25,7 @@ mod golden;
 pub mod metrics;
 pub mod mutants;
 pub mod ops;
-#[cfg(feature = "backends")]
+#[cfg(feature = "fpga")]
 pub mod registry;
 pub mod report;
 mod stages;

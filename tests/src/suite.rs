@@ -127,7 +127,7 @@ impl Candidate {
         self
     }
 
-    /// Spares it the checks at full size but for those in `kept` (`f32::end_to_end::base_one_camera`), where software stands
+    /// Spares it the checks at full size but for those in `kept` (`f32::end_to_end::base_*`), where software stands
     /// in for its device. The others are then reported as not run, with this reason.
     #[must_use]
     pub fn too_slow_when_emulated(mut self, kept: &'static [&'static str], reason: &'static str) -> Self {
@@ -220,7 +220,8 @@ impl Candidate {
         let spared = self.too_slow.filter(|spared| is_emulated || !spared.when_emulated);
         let is_spared = |check: &Check| {
             let name = format!("{precision}::{}::{}", check.tier.name(), check.name);
-            check.size == Size::Base && spared.is_some_and(|spared| !spared.kept.contains(&name.as_str()))
+            let is_kept = |spared: Spared| spared.kept.iter().any(|pattern| names(pattern, &name));
+            check.size == Size::Base && spared.is_some_and(|spared| !is_kept(spared))
         };
         let mut asked: Vec<Asked> =
             checks.iter().filter(|check| !is_spared(check)).cloned().map(Asked::Check).collect();

@@ -193,7 +193,7 @@ fn what_a_backend_lacks_is_unsupported_and_never_passed() {
 fn precisions_that_are_not_offered_are_said() {
     let report = run(&Candidate::new("plain", || Ok(Reference)), &[], &FIXTURES, false, &mut |_| ());
     let said: Vec<_> = report.checks.iter().map(|c| (c.precision.as_str(), c.status)).collect();
-    let others = ["bf16", "f16", "int8", "int8w", "bfp8", "bfp8lofi"];
+    let others = ["bf16", "f16", "int8", "int8w", "int8full", "int16", "bfp8", "bfp8lofi"];
     assert_eq!(said, others.map(|precision| (precision, Status::Unsupported)));
 }
 

@@ -6,23 +6,31 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
 
-use crate::Result;
+use crate::{Result, setup};
 
 /// Every feature of this workspace that is built and tested, by the package that has it.
 ///
 /// Not `--all-features`: that would turn on `LEFT_OUT` too.
-pub(crate) const FEATURES: [&str; 10] = [
+pub(crate) const FEATURES: [&str; 15] = [
     "smolvla/cpu",
     "smolvla/fpga",
+    RTL[1],
+    "smolvla/fpga-xrt",
     "smolvla/hub",
     "smolvla/ndarray",
     "smolvla/tt",
     "smolvla/wgpu",
     "smolvla-backend-cpu/ndarray",
+    RTL[0],
+    "smolvla-backend-fpga/xrt",
     "smolvla-conformance/backends",
+    "smolvla-conformance/fpga",
     "smolvla-conformance/tt",
     "smolvla-core/hub",
 ];
+
+/// Simulates the FPGA's design: built where Verilator is there to translate it.
+const RTL: [&str; 2] = ["smolvla-backend-fpga/rtl-sim", "smolvla/fpga-rtl"];
 
 /// Features that are built on request alone: CubeCL's SPIR-V crashes the software driver that tests run on.
 #[cfg(test)]
@@ -32,6 +40,7 @@ const LEFT_OUT: [&str; 2] = ["smolvla-backend-wgpu/vulkan", "smolvla/wgpu-vulkan
 pub(crate) fn features(packages: &[String]) -> Vec<String> {
     let selected: Vec<&str> = FEATURES
         .into_iter()
+        .filter(|feature| !RTL.contains(feature) || setup::verilator_is_there())
         .filter(|feature| {
             let package = feature.split('/').next().unwrap_or_default();
             packages.is_empty() || packages.iter().any(|selected| selected == package)

@@ -8,7 +8,9 @@ mod check;
 mod command;
 mod conform;
 mod golden;
+mod rtl;
 mod setup;
+mod synth;
 mod tally;
 mod test;
 mod tt_precision;
@@ -43,8 +45,12 @@ enum Task {
     /// Study what each precision plan of the Tenstorrent backend costs and gains; `tt-precision --help` has its
     /// arguments
     TtPrecision(tt_precision::Arguments),
+    /// Hold the simulated FPGA design to its arithmetic; `rtl --help` has its arguments
+    Rtl(rtl::Arguments),
     /// Measure the policy, its peers and this machine's ceilings; `bench --help` has its arguments
     Bench(bench::Arguments),
+    /// Synthesise the FPGA backend's design with Yosys, check its DSP slices and record its resources
+    Synth(synth::Arguments),
     /// Regenerate the golden files with LeRobot (needs tools/reference/setup.sh to have been run)
     Golden(golden::Arguments),
 }
@@ -63,7 +69,9 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Test(arguments) => return test::run(&arguments),
         Task::Conform(arguments) => return conform::run(&arguments),
         Task::TtPrecision(arguments) => return tt_precision::run(&arguments),
+        Task::Rtl(arguments) => return rtl::run(&arguments),
         Task::Bench(arguments) => return bench::run(&arguments),
+        Task::Synth(arguments) => synth::run(&arguments)?,
         Task::Golden(arguments) => golden::run(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)

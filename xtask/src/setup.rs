@@ -2,9 +2,10 @@
 //!
 //! The list is short on purpose. Tests run under plain `cargo test`: the conformance suite shares one loaded
 //! checkpoint a process, which a process a test (cargo-nextest) would load again for every test, and cargo's own
-//! runner needs no installing and prints the reason of each ignored test. Two system packages are wanted, and none is
-//! needed: a Chromium, for the test that looks at the conformance report in a browser, and on Linux a Vulkan driver (a
-//! GPU's, or Mesa's software renderer) for the GPU backend. Plugins for the tests of the Tenstorrent backend come as
+//! runner needs no installing and prints the reason of each ignored test. Four system packages are wanted, and none is
+//! needed: a Chromium, for the test that looks at the conformance report in a browser, Verilator, which simulates the
+//! FPGA's design, XRT, for the test of its host's side in XRT's emulation, and on Linux a Vulkan driver (a GPU's, or
+//! Mesa's software renderer) for the GPU backend. Plugins for the tests of the Tenstorrent backend come as
 //! wheels, through pip. What cannot be had is ignored with its reason. Every dependency that builds C needs only the
 //! compiler that Rust needs anyway for linking.
 
@@ -47,7 +48,9 @@ pub(crate) fn run(caller: Caller) -> Result {
     component("clippy", "clippy")?;
     cargo_deny()?;
     browser(caller);
+    verilator(caller)?;
     wheels::fetch();
+    xrt(caller);
     vulkan(caller)
 }
 
@@ -102,6 +105,60 @@ fn browser(caller: Caller) {
             );
         }
     }
+}
+
+/// Installs XRT on a Debian that has none, where apt can; else says what goes without it. No card is needed.
+fn xrt(caller: Caller) {
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        return;
+    }
+    if xrt_is_there() {
+        eprintln!("xtask: XRT: there");
+        return;
+    }
+    let outcome = install_for(caller, &["libxrt1"]);
+    if xrt_is_there() {
+        eprintln!("xtask: XRT: installed");
+    } else {
+        let reason = outcome.err().unwrap_or_else(|| "it was installed but is not found".to_owned());
+        eprintln!("xtask: no XRT: {reason}. Tests of the U280's backend in XRT's emulation will be ignored");
+    }
+}
+
+/// Whether XRT is where Debian has it; crates/backend-fpga/tests/xrt/harness.rs looks there too.
+fn xrt_is_there() -> bool {
+    Path::new("/usr/lib/x86_64-linux-gnu/libxrt_coreutil.so.2").is_file()
+}
+
+/// Installs Verilator, and the compiler for what it writes, where there is none and apt can; else says what goes without
+/// it.
+///
+/// # Errors
+/// On a machine of continuous integration without it: the FPGA's design would go untested.
+fn verilator(caller: Caller) -> Result {
+    if verilator_is_there() {
+        eprintln!("xtask: Verilator: there");
+        return Ok(());
+    }
+    let outcome = install_for(caller, &["verilator", "g++"]);
+    if verilator_is_there() {
+        eprintln!("xtask: Verilator: installed");
+        return Ok(());
+    }
+    let reason = outcome.err().unwrap_or_else(|| "it was installed but is not found".to_owned());
+    if is_ci() {
+        return Err(format!("no Verilator: {reason}; install verilator and g++"));
+    }
+    eprintln!(
+        "xtask: no Verilator: {reason}. The simulation of the FPGA's design will be neither built nor tested; install \
+         Verilator 5 and a C++ compiler"
+    );
+    Ok(())
+}
+
+/// Whether the FPGA's design can be simulated.
+pub(crate) fn verilator_is_there() -> bool {
+    succeeds(Command::new("verilator").arg("--version"))
 }
 
 /// Installs a software Vulkan driver on a Linux without any, where apt can; else says what goes without it. Other

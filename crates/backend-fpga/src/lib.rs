@@ -1,58 +1,47 @@
-//! SmolVLA on the AMD Alveo U280.
+//! SmolVLA on the AMD Alveo U280: an int8 accelerator of this project's own design.
 //!
-//! Planned, not written yet: this crate holds the backend's name and place, and [`open`] refuses. It will
-//! open the card through XRT, loaded at run time, or a functional model of the accelerator or a simulation of
-//! its SystemVerilog where there is no card.
-#![forbid(unsafe_code)]
+//! The policy's operations become [descriptors](descriptor), and descriptors run on devices behind one trait
+//! ([`device::FpgaDevice`]), which all give the same bytes:
+//!
+//! | `--backend` | device |
+//! |---|---|
+//! | `fpga`, `fpga:functional` | [`functional::Functional`]: an integer-exact model in software |
+//! | `fpga:rtl` | `rtl::RtlDevice`: the design itself, simulated by Verilator; feature `rtl-sim` |
+//! | `fpga:xrt` | `xrt::XrtDevice`: a card, or XRT's emulation of one; feature `xrt` |
+//!
+//! What is computed is written down once, in [`arith`].
 
-use std::convert::Infallible;
+mod allocator;
+pub mod arith;
+mod backend;
+mod card;
+pub mod cycles;
+pub mod descriptor;
+pub mod device;
+pub mod functional;
+#[cfg(test)]
+mod guide;
+pub mod latency;
+mod lower;
+mod memory;
+mod open;
+pub mod plain;
+mod plans;
+pub mod resources;
+#[cfg(feature = "rtl-sim")]
+pub mod rtl;
+mod tensor;
+mod validate;
+mod weights;
+#[cfg(feature = "xrt")]
+pub mod xrt;
 
-use smolvla_core::BackendError;
-use smolvla_core::backend::BackendErrorKind;
+pub use self::backend::FpgaBackend;
+pub use self::open::{Opened, XCLBIN_VARIABLE, open};
+pub use self::tensor::{FpgaLinear, FpgaMask, FpgaTable, FpgaTensor};
 
 /// The backend's name, as `--backend` takes it.
 pub const NAME: &str = "fpga";
 
-/// Refuses to open a U280: there is no code for one yet.
-///
-/// `selector` is what follows the colon in `--backend fpga:0`; the message repeats it.
-///
-/// # Errors
-/// Always, with [`BackendErrorKind::Unavailable`].
-///
-/// ```
-/// let refused = smolvla_backend_fpga::open(None).unwrap_err();
-/// assert!(refused.to_string().contains("--backend cpu"));
-/// ```
-pub fn open(selector: Option<&str>) -> Result<Infallible, BackendError> {
-    let device = selector.map_or_else(|| NAME.to_owned(), |selector| format!("{NAME}:{selector}"));
-    Err(BackendError::new(
-        NAME,
-        "open",
-        BackendErrorKind::Unavailable,
-        format!(
-            "the U280 backend is planned, not written yet, so there is no device `{device}`; use --backend cpu"
-        ),
-    ))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn open_refuses_and_names_the_alternative() {
-        let error = open(Some("0")).unwrap_err();
-        assert_eq!((error.backend, error.kind), ("fpga", BackendErrorKind::Unavailable));
-        assert_eq!(
-            error.to_string(),
-            "fpga: open: the U280 backend is planned, not written yet, so there is no device `fpga:0`; use --backend cpu",
-        );
-    }
-
-    #[test]
-    fn open_without_a_selector_names_the_backend() {
-        let message = open(None).unwrap_err().message;
-        assert!(message.contains("no device `fpga`;"), "{message}");
-    }
-}
+mod tests;

@@ -66,8 +66,6 @@ struct BackendReport {
     name: &'static str,
     summary: &'static str,
     built_in: bool,
-    /// Its code is still to be written.
-    planned: bool,
     /// The device, where the backend opens.
     device: Option<String>,
     /// What stands in for the device, if anything does.
@@ -138,7 +136,7 @@ fn examine() -> Result<Report, Failure> {
     let folders = folders()?;
     let mut problems = Vec::new();
     for backend in &backends {
-        if let (true, false, Some(problem)) = (backend.built_in, backend.planned, &backend.problem) {
+        if let (true, Some(problem)) = (backend.built_in, &backend.problem) {
             problems.push(Problem {
                 problem: problem.clone(),
                 fix: "correct what it names, or use another --backend".to_owned(),
@@ -176,7 +174,6 @@ fn backend(entry: &BackendEntry) -> BackendReport {
         name: entry.name,
         summary: entry.summary,
         built_in: entry.built_in,
-        planned: entry.planned,
         device,
         emulated_by,
         precisions,
@@ -198,14 +195,20 @@ fn adapters(_backend: &str) -> Vec<AdapterReport> {
     Vec::new()
 }
 
+/// What a backend finds beyond what it opens by itself.
+fn notes(backend: &str) -> Vec<String> {
+    match backend {
+        "tt" => tenstorrent(),
+        "fpga" => u280(),
+        _ => Vec::new(),
+    }
+}
+
 /// Tenstorrent cards, and the plugin that would run programs on one.
 #[cfg(feature = "tt")]
-fn notes(backend: &str) -> Vec<String> {
-    use smolvla::tt::{NAME, PLUGIN_VARIABLE, probe};
+fn tenstorrent() -> Vec<String> {
+    use smolvla::tt::{PLUGIN_VARIABLE, probe};
 
-    if backend != NAME {
-        return Vec::new();
-    }
     let mut notes: Vec<String> = probe::probe().to_string().lines().map(str::to_owned).collect();
     notes.push(match env::var_os(PLUGIN_VARIABLE).filter(|path| !path.is_empty()) {
         Some(path) => format!("tt:pjrt would load {} (not tried here)", Path::new(&path).display()),
@@ -217,8 +220,23 @@ fn notes(backend: &str) -> Vec<String> {
 }
 
 #[cfg(not(feature = "tt"))]
-fn notes(_backend: &str) -> Vec<String> {
+fn tenstorrent() -> Vec<String> {
     Vec::new()
+}
+
+/// U280 cards, and XRT, which would run the design on one.
+#[cfg(feature = "fpga-xrt")]
+fn u280() -> Vec<String> {
+    smolvla::fpga::xrt::probe().to_string().lines().map(str::to_owned).collect()
+}
+
+#[cfg(not(feature = "fpga-xrt"))]
+fn u280() -> Vec<String> {
+    if cfg!(feature = "fpga") {
+        vec!["cards through XRT: not in this build (feature `fpga-xrt`)".to_owned()]
+    } else {
+        Vec::new()
+    }
 }
 
 /// An adapter by number, with what bounds what it can run.
@@ -404,7 +422,6 @@ fn text(report: &Report) -> String {
         let state = match (&backend.device, &backend.emulated_by, backend.built_in) {
             (Some(device), None, _) => format!("ready: {device}"),
             (Some(device), Some(by), _) => format!("emulated by {by}: {device}"),
-            (None, ..) if backend.planned => "planned, not written yet".to_owned(),
             (None, _, false) => format!("not in this build (build with --features {})", backend.name),
             (None, ..) => "cannot be opened, see below".to_owned(),
         };
@@ -506,17 +523,5 @@ mod tests {
         let text = text(&report);
         assert!(text.contains("precisions: f32, bf16\n"), "{text}");
         assert!(text.contains("plan auto (bf16, f32 for state)\n"), "{text}");
-    }
-
-    #[test]
-    fn planned_backends_are_no_problems() {
-        let report = examine().unwrap();
-        let planned: Vec<_> = report.backends.iter().filter(|backend| backend.planned).collect();
-        assert_eq!(planned.len(), 1);
-        for backend in planned {
-            let prefix = format!("{}:", backend.name);
-            assert!(report.problems.iter().all(|problem| !problem.problem.starts_with(&prefix)));
-        }
-        assert_eq!(text(&report).matches("planned, not written yet").count(), 1);
     }
 }
