@@ -28,9 +28,14 @@ struct Outcome {
 #[derive(Debug, Default)]
 struct Program {
     announced: usize,
-    failures: Vec<String>,
+    failures: Vec<Outcome>,
     skips: Vec<Outcome>,
+    /// The failure whose output is being read.
+    explained: Option<usize>,
 }
+
+/// How many lines of what a failed test printed are repeated in the summary.
+const LINES_OF_A_FAILURE: usize = 12;
 
 impl Tally {
     /// Takes the next line that `cargo test` printed.
@@ -82,9 +87,7 @@ impl Tally {
         let unnamed = |total: usize, named: usize| total.saturating_sub(named);
         let failed_unnamed = unnamed(count(counts, "failed"), program.failures.len());
         let skipped_unnamed = unnamed(count(counts, "ignored"), program.skips.len());
-        for test in program.failures {
-            self.failures.push(Outcome { test, reason: String::new() });
-        }
+        self.failures.extend(program.failures);
         for _ in 0..failed_unnamed {
             self.fail("a test whose name was not printed", "");
         }
@@ -98,34 +101,70 @@ impl Tally {
 
 impl Program {
     fn line(&mut self, line: &str) {
+        if let Some(failure) = self.explained {
+            if line == "failures:" {
+                self.explained = None;
+            } else if !self.begins(line) {
+                self.failures[failure].explain(line);
+            }
+            return;
+        }
+        if self.begins(line) {
+            return;
+        }
         // The name may hold ` ... `; the outcome does not begin with it.
         let Some((test, outcome)) = line.strip_prefix("test ").and_then(|rest| rest.rsplit_once(" ... "))
         else {
             return;
         };
-        let test = test.trim_end().to_owned();
+        let test = test.trim().to_owned();
         if outcome.starts_with("FAILED") {
-            self.failures.push(test);
+            self.failures.push(Outcome { test, reason: String::new() });
         } else if let Some(rest) = outcome.strip_prefix("ignored") {
             // `, reason` from Rust's harness, ` (reason)` from libtest-mimic.
             let reason = rest.trim_start_matches([',', ' ', '(']).trim_end_matches(')').to_owned();
             self.skips.push(Outcome { test, reason });
         }
     }
+
+    /// Whether `line` opens what a failed test printed: `---- a::b stdout ----`, or without `stdout`.
+    fn begins(&mut self, line: &str) -> bool {
+        let Some(title) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" ----")) else {
+            return false;
+        };
+        let name = title.strip_suffix(" stdout").unwrap_or(title).trim();
+        let found = self.failures.iter().position(|failure| failure.test == name);
+        self.explained = found.or(self.explained);
+        found.is_some()
+    }
 }
 
-/// The whole summary; its last line is `N passed, N failed, N skipped`.
+impl Outcome {
+    fn explain(&mut self, line: &str) {
+        let kept = self.reason.matches('\n').count();
+        if kept < LINES_OF_A_FAILURE && !line.trim().is_empty() {
+            self.reason.push('\n');
+            self.reason.push_str("           ");
+            self.reason.push_str(line.trim_end());
+        } else if kept == LINES_OF_A_FAILURE && !line.trim().is_empty() {
+            self.reason.push_str("\n           …");
+        }
+    }
+}
+
+/// The whole summary; its last line is `N passed, N failed, N skipped`. The failures stand directly above it, where
+/// whoever has only the end of a log finds them.
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let programs = self.programs;
         writeln!(f, "Summary of {programs} test program{}:", if programs == 1 { "" } else { "s" })?;
-        for Outcome { test, reason } in &self.failures {
-            let separator = if reason.is_empty() { "" } else { ": " };
-            writeln!(f, "  failed   {test}{separator}{reason}")?;
-        }
         for Outcome { test, reason } in &self.skips {
             let reason = if reason.is_empty() { "NO REASON GIVEN, which is an error" } else { reason };
             writeln!(f, "  skipped  {test}: {reason}")?;
+        }
+        for Outcome { test, reason } in &self.failures {
+            let separator = if reason.is_empty() || reason.starts_with('\n') { "" } else { ": " };
+            writeln!(f, "  failed   {test}{separator}{reason}")?;
         }
         write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failures.len(), self.skips.len())
     }
@@ -180,8 +219,26 @@ mod tests {
              test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n",
         );
         assert!(!tally.is_clean());
-        assert!(tally.to_string().contains("  failed   b\n"), "{tally}");
+        assert!(tally.to_string().contains("  failed   b\n           boom\n"), "{tally}");
         assert_eq!(last_line(&tally), "1 passed, 1 failed, 0 skipped");
+    }
+
+    #[test]
+    fn tally_ends_with_the_failures_and_what_they_printed() {
+        let long: String = (0..40).map(|line| format!("line {line}\n")).collect();
+        let tally = tally(&format!(
+            "running 3 tests\ntest  a ... FAILED\ntest  b ... FAILED\ntest c ... ignored, needs a card\n\n\
+             failures:\n\n---- a ----\ntest d ... FAILED\n---- elsewhere ----\n\n---- b ----\n{long}\n\
+             failures:\n    a\n    b\n\n\
+             test result: FAILED. 0 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n",
+        ));
+        let summary = tally.to_string();
+        let (_, end) = summary.split_once("  skipped  c: needs a card\n").expect("skips come first");
+        let expected =
+            "  failed   a\n           test d ... FAILED\n           ---- elsewhere ----\n  failed   b\n";
+        assert!(end.starts_with(expected), "{summary}");
+        assert!(end.contains("line 11\n           …\n0 passed"), "{summary}");
+        assert_eq!(tally.failed(), 2);
     }
 
     #[test]
