@@ -94,7 +94,10 @@ impl Place {
         vitis
     }
 
-    /// Starts this program as a child, and gives what it says. One that leaves a run behind is ended by XRT, badly.
+    /// Starts this program as a child, and gives what it says.
+    ///
+    /// One that leaves a run behind is stopped once it has said so: what XRT does at its end in software emulation
+    /// either crashes it or waits for the run, which may take minutes.
     pub(super) fn child(&self, task: &str, variables: &[(&str, &Path)]) -> Result<Answer, String> {
         let mut command = Command::new(std::env::current_exe().unwrap());
         for name in
@@ -110,9 +113,20 @@ impl Place {
         command.stdin(Stdio::null()).stdout(output("stdout")).stderr(output("stderr"));
         let mut child = command.spawn().unwrap();
         let start = Instant::now();
+        let said = |start: &str| {
+            let stdout = self.text("stdout");
+            // A line without its end is still being written.
+            let mut lines = stdout.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+            lines.find_map(|line| line.strip_prefix(start)).map(str::to_owned)
+        };
+        let answer = || said(ANSWER).map(Answer::Said).or_else(|| said(IGNORED).map(Answer::Ignored));
         let status = loop {
             match child.try_wait().unwrap() {
                 Some(status) => break Some(status),
+                None if task == LEAVES_A_RUN && answer().is_some() => {
+                    child.kill().unwrap();
+                    break Some(child.wait().unwrap());
+                }
                 None if start.elapsed() > LIMIT => break None,
                 None => std::thread::sleep(Duration::from_millis(20)),
             }
@@ -122,11 +136,9 @@ impl Place {
             child.wait().unwrap();
         }
         let (stdout, stderr) = (self.text("stdout"), self.text("stderr"));
-        let said = |start| stdout.lines().find_map(|line| line.strip_prefix(start)).map(str::to_owned);
         match status {
             Some(status) if status.success() || task == LEAVES_A_RUN => {
-                let answer = said(ANSWER).map(Answer::Said).or_else(|| said(IGNORED).map(Answer::Ignored));
-                answer.ok_or_else(|| format!("the child said nothing\n{stdout}\n{stderr}"))
+                answer().ok_or_else(|| format!("the child said nothing\n{stdout}\n{stderr}"))
             }
             Some(status) => Err(format!("the child ended with {status}\n{stdout}\n{stderr}")),
             None => Err(format!("the child was stopped after {LIMIT:?}\n{stdout}\n{stderr}")),
