@@ -209,7 +209,7 @@ impl Device {
     /// use smolvla_core::cost::{Device, Format};
     ///
     /// let device = Device::named("u280")?;
-    /// assert!(device.peak(Format::Int8)?.tops > 8.0);
+    /// assert!(device.peak(Format::Int8)?.tops > 4.0);
     /// let missing = Device::named("abacus").unwrap_err().to_string();
     /// assert!(missing.starts_with("device: there is no preset or file `abacus`"), "{missing}");
     /// # Ok::<(), smolvla_core::Error>(())
