@@ -5,7 +5,7 @@
 
 use crate::Result;
 use crate::command::{self, cargo, succeeds};
-use crate::setup;
+use crate::{rtl, setup};
 
 #[derive(clap::Args)]
 // `test` has these arguments among its own.
@@ -46,8 +46,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Vec<&'static str>> {
             .args(&packages)
             .env("RUSTDOCFLAGS", "--deny warnings"),
     )?;
-    if packages.contains(&"--workspace") && !setup::verilator_is_there() {
-        unchecked.push("the simulation of the FPGA's design (there is no Verilator)");
+    if packages.contains(&"--workspace") {
+        if setup::verilator_is_there() {
+            rtl::lint()?;
+        } else {
+            unchecked.push("the FPGA's design and its simulation (there is no Verilator)");
+        }
     }
     for what in &unchecked {
         eprintln!("xtask: NOT CHECKED: {what}");
