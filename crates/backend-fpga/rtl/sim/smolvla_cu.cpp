@@ -2,7 +2,8 @@
 // registers as a host would, and a memory behind the AXI4 port.
 //
 // The memory answers a read `latency` cycles after its address, then gives a beat a cycle, in order; it takes a beat a
-// cycle and acknowledges a burst `latency` cycles after its last beat. With a seed it also stalls each channel at random.
+// cycle and acknowledges a burst `latency` cycles after its last beat, and holds what was written only from then on, which
+// is all that AXI promises. With a seed it also stalls each channel at random.
 // What breaks AXI's rules, as this design needs them, ends a run with PROTOCOL.
 
 #include <cstdint>
@@ -68,6 +69,20 @@ struct Burst {
     uint64_t ready;
 };
 
+// A burst whose beats have all come.
+struct Written {
+    size_t beats;
+    bool well;
+    uint64_t ready;
+};
+
+// A beat that memory does not hold yet; null: there is no memory.
+struct Beat {
+    uint8_t* to;
+    uint64_t strobes;
+    uint8_t data[BEAT];
+};
+
 class Unit {
 public:
     explicit Unit(const char* trace) {
@@ -105,6 +120,8 @@ public:
         reads_.clear();
         writes_.clear();
         acknowledged_.clear();
+        beats_.clear();
+        beats_of_burst_ = 0;
         r_valid_ = b_valid_ = false;
         quiet_ = 0;
 
@@ -122,6 +139,8 @@ public:
         quiet_ = 0;
         write_register(CONTROL, 1);
         while (!top_->__SYM__interrupt && fine()) tick();
+        // Nothing is left on the way once the unit says that it is done.
+        if (!settled()) fail(PROTOCOL);
         if (fine()) {
             write_register(INTERRUPT_STATUS, 1);
             // Read once, as it is cleared by reading: done, ready and idle, and started no more.
@@ -137,8 +156,7 @@ public:
         outcome.beats_read = read_register_pair(READ);
         outcome.beats_written = read_register_pair(WRITTEN);
         for (unsigned i = 0; i < OPS; i++) outcome.busy[i] = read_register_pair(BUSY + 8 * i);
-        // At the end nothing is left on the way.
-        if (!reads_.empty() || !writes_.empty() || !acknowledged_.empty() || r_valid_ || b_valid_) fail(PROTOCOL);
+        if (!settled()) fail(PROTOCOL);
     }
 
 private:
@@ -146,6 +164,10 @@ private:
 
     void fail(SmolvlaState state) {
         if (fine()) outcome_->state = state;
+    }
+
+    bool settled() const {
+        return reads_.empty() && writes_.empty() && acknowledged_.empty() && !r_valid_ && !b_valid_;
     }
 
     // A beat's place in memory; null where there is none.
@@ -189,7 +211,9 @@ private:
         // Writes: a beat is taken where its address has come.
         if (!b_valid_ && !acknowledged_.empty() && acknowledged_.front().ready <= time_ && goes()) {
             b_valid_ = true;
-            t.m_axi_gmem_bresp = acknowledged_.front().beats ? OKAY : DECODE_ERROR;
+            const Written& burst = acknowledged_.front();
+            t.m_axi_gmem_bresp = burst.well ? OKAY : DECODE_ERROR;
+            for (size_t i = 0; i < burst.beats; i++) settle();
         }
         t.m_axi_gmem_bvalid = b_valid_;
         t.m_axi_gmem_awready = goes();
@@ -237,28 +261,33 @@ private:
     void write_beat() {
         auto& t = *top_;
         Burst& burst = writes_.front();
-        uint8_t* to = at(burst.address);
-        if (!to) {
-            burst.ready = DECODE_ERROR;
-        } else {
-            const auto* from = reinterpret_cast<const uint8_t*>(&t.m_axi_gmem_wdata);
-            const uint64_t strobes = t.m_axi_gmem_wstrb;
-            if (strobes == ~uint64_t{0}) {
-                std::memcpy(to, from, BEAT);
-            } else {
-                for (uint64_t i = 0; i < BEAT; i++) {
-                    if (strobes >> i & 1) to[i] = from[i];
-                }
-            }
-        }
+        Beat& beat = beats_.emplace_back();
+        beat.to = at(burst.address);
+        beat.strobes = t.m_axi_gmem_wstrb;
+        std::memcpy(beat.data, &t.m_axi_gmem_wdata, BEAT);
+        if (!beat.to) burst.ready = DECODE_ERROR;
         burst.address += BEAT;
+        beats_of_burst_++;
         burst.beats--;
         if (t.m_axi_gmem_wlast != (burst.beats == 0)) fail(PROTOCOL);
         if (burst.beats == 0) {
-            // Its `beats` say here whether all went well.
-            acknowledged_.push_back({0, burst.ready == OKAY, time_ + request_->latency});
+            acknowledged_.push_back({beats_of_burst_, burst.ready == OKAY, time_ + request_->latency});
+            beats_of_burst_ = 0;
             writes_.pop_front();
         }
+    }
+
+    // Memory takes the oldest beat that it does not hold yet.
+    void settle() {
+        const Beat& beat = beats_.front();
+        if (beat.to && beat.strobes == ~uint64_t{0}) {
+            std::memcpy(beat.to, beat.data, BEAT);
+        } else if (beat.to) {
+            for (uint64_t i = 0; i < BEAT; i++) {
+                if (beat.strobes >> i & 1) beat.to[i] = beat.data[i];
+            }
+        }
+        beats_.pop_front();
     }
 
     void dump(uint64_t part) {
@@ -318,7 +347,9 @@ private:
     SmolvlaOutcome* outcome_ = nullptr;
     std::deque<Burst> reads_;
     std::deque<Burst> writes_;
-    std::deque<Burst> acknowledged_;
+    std::deque<Written> acknowledged_;
+    std::deque<Beat> beats_;
+    size_t beats_of_burst_ = 0;
     bool r_valid_ = false;
     bool b_valid_ = false;
     uint64_t time_ = 0;
