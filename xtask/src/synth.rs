@@ -236,8 +236,6 @@ fn sources() -> Result<Vec<Source>> {
             }
         }
     }
-    // Simulations' model of a primitive.
-    sources.retain(|source| source.name != "dsp48e2_sim.sv");
     sources.sort_by(|a, b| (!a.is_package(), &a.name).cmp(&(!b.is_package(), &b.name)));
     Ok(sources)
 }

@@ -5,7 +5,7 @@ set -eu
 build=$1
 shift
 cd "$(dirname "$0")/../.."
-sources="smolvla_pkg.sv fp/fp_pkg.sv fp/fp_encode_lane.sv fp/fp_add_lane.sv $(ls gemm/*.sv)"
+sources="smolvla_pkg.sv fp/fp_pkg.sv fp/fp_encode_lane.sv fp/fp_add_lane.sv $(ls gemm/*.sv) sim/DSP48E2.sv"
 make_one() { # folder, top, test, options
   mkdir -p "$build/$1"
   verilator --cc --exe --build -O3 --x-assign fast --x-initial fast -Wno-UNUSEDPARAM -CFLAGS "$optimise -std=c++17" \

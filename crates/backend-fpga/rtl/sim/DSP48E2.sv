@@ -2,8 +2,6 @@
 // Anything else is refused at the start of the simulation. Synthesis has the real one.
 //
 // Latency: A, D to P 4 cycles (A/D, AD, M, P registers), B the same (two B registers), PCIN to P 1 cycle.
-`ifndef SYNTHESIS
-/* verilator lint_off DECLFILENAME */ // The primitive's name, not the file's.
 /* verilator lint_off UNUSEDSIGNAL */ // Pins of the real primitive that this configuration has no use for.
 module DSP48E2 #(
     parameter string AMULTSEL = "A",
@@ -71,5 +69,3 @@ module DSP48E2 #(
   end
 endmodule
 /* verilator lint_on UNUSEDSIGNAL */
-/* verilator lint_on DECLFILENAME */
-`endif
