@@ -7,7 +7,7 @@ use smolvla_core::backend::{
     Activation, AttentionShape, Backend, BackendErrorKind, Capabilities, Epilogue, Matrix, Precision,
 };
 use smolvla_core::graph::KeyValue;
-use smolvla_core::weights::{LinearSource, StorageType, TensorView};
+use smolvla_core::weights::{LinearSource, TensorView};
 use smolvla_core::{BackendError, PrecisionPlan};
 
 use crate::allocator::Block;
@@ -352,13 +352,6 @@ impl<D: FpgaDevice> Backend for FpgaBackend<D> {
 
     fn prepare_table(&self, source: &LinearSource<'_>) -> Result<FpgaTable, BackendError> {
         match &source.weights[..] {
-            // Digits have their scales elsewhere, so such a table is kept as the numbers that it stands for.
-            [table] if table.dtype().is_quantised() => Ok(FpgaTable {
-                dtype: StorageType::F32,
-                bytes: table.to_f32().into_iter().flat_map(f32::to_le_bytes).collect(),
-                rows: table.rows(),
-                width: table.cols(),
-            }),
             [table] => Ok(FpgaTable {
                 dtype: table.dtype(),
                 bytes: (0..table.rows()).flat_map(|row| table.row_bytes(row)).copied().collect(),

@@ -1,7 +1,7 @@
 //! The one error type of the library.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::backend::BackendError;
 
@@ -101,5 +101,10 @@ impl Error {
     /// An [`Error::Input`].
     pub fn input(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Input { field: field.into(), reason: reason.into() }
+    }
+
+    /// Makes an [`Error::Io`] of the operating system's reason; for `map_err`.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { action, path: path.to_owned(), source }
     }
 }

@@ -31,6 +31,12 @@ pub(crate) const MULTIPLIER: &str = "_multiplier";
 /// Seven, the largest 4-bit integer of a symmetric range, times this still has 8 bits.
 pub(crate) const LARGEST_MULTIPLIER: u8 = 18;
 
+/// A safetensors file's header as it stands in the file: its length in front, padded so that the tensors are aligned.
+pub(crate) fn framed(mut header: Vec<u8>) -> Vec<u8> {
+    header.resize(header.len().next_multiple_of(size_of::<u64>()), b' ');
+    [&(header.len() as u64).to_le_bytes()[..], &header].concat()
+}
+
 /// What the header of a safetensors file says about one tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorEntry {

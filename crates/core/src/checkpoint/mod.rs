@@ -16,7 +16,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use compare::{Comparison, Finding, compare};
-pub(crate) use file::{LARGEST_MULTIPLIER, MULTIPLIER, SCALE};
+pub(crate) use file::{LARGEST_MULTIPLIER, MULTIPLIER, SCALE, framed};
 pub use file::{TensorEntry, WeightsFile};
 pub use inspect::{ComponentCount, DtypeCount, FeatureSummary, Inspection, StatisticsSummary};
 pub use layout::{Axis, Component, ExpectedTensor, expected};

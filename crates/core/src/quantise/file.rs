@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 use super::digits::{Int4, Int8};
 use super::layers::Layer;
 use super::smooth::Smoothing;
-use super::{FORMAT, FORMAT_KEY, LayerError, QuantiseOptions, io_error, storage};
-use crate::checkpoint::{Checkpoint, MULTIPLIER, SCALE};
+use super::{FORMAT, FORMAT_KEY, LayerError, QuantiseOptions, storage};
+use crate::checkpoint::{Checkpoint, MULTIPLIER, SCALE, framed};
 use crate::error::{Error, Result};
 use crate::weights::{GROUP, StorageType};
 
@@ -83,8 +83,8 @@ impl<'a> Contents<'a> {
         let tensors = self.tensors()?;
         let header = self.header(&tensors);
         let total = header.len() + tensors.iter().map(|tensor| tensor.size_bytes).sum::<usize>();
-        let mut file = BufWriter::new(File::create(path).map_err(io_error("create", path))?);
-        file.write_all(&header).map_err(io_error("write", path))?;
+        let mut file = BufWriter::new(File::create(path).map_err(Error::io("create", path))?);
+        file.write_all(&header).map_err(Error::io("write", path))?;
         let mut done = header.len();
         for tensor in &tensors {
             progress(done as u64, total as u64);
@@ -93,10 +93,10 @@ impl<'a> Contents<'a> {
                 let reason = format!("has {} bytes where {} were announced", bytes.len(), tensor.size_bytes);
                 return Err(Error::Tensor { file: path.to_owned(), tensor: tensor.name.clone(), reason });
             }
-            file.write_all(&bytes).map_err(io_error("write", path))?;
+            file.write_all(&bytes).map_err(Error::io("write", path))?;
             done += bytes.len();
         }
-        file.flush().map_err(io_error("write", path))?;
+        file.flush().map_err(Error::io("write", path))?;
         progress(done as u64, total as u64);
         Ok(())
     }
@@ -141,7 +141,8 @@ impl<'a> Contents<'a> {
         Ok(tensors)
     }
 
-    /// The header with its length in front, padded so that the numbers are aligned.
+    /// The header. Not by `safetensors`, whose metadata have another order in every process: the same checkpoint is to
+    /// become the same bytes.
     fn header(&self, tensors: &[Tensor]) -> Vec<u8> {
         let mut header = Map::new();
         header.insert("__metadata__".to_owned(), Value::Object(self.metadata.clone()));
@@ -151,9 +152,7 @@ impl<'a> Contents<'a> {
             end += size_bytes;
             header.insert(name.clone(), json!({ "dtype": dtype, "shape": shape, "data_offsets": offsets }));
         }
-        let mut text = Value::Object(header).to_string().into_bytes();
-        text.resize(text.len().next_multiple_of(size_of::<u64>()), b' ');
-        [&(text.len() as u64).to_le_bytes()[..], &text].concat()
+        framed(Value::Object(header).to_string().into_bytes())
     }
 
     fn bytes(&self, tensor: &Tensor) -> Result<Vec<u8>> {

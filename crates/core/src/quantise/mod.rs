@@ -156,7 +156,7 @@ pub fn quantise<B: Backend>(
     progress: &mut dyn FnMut(QuantiseProgress),
 ) -> Result<Report> {
     check(options, &checkpoint, observations)?;
-    check_out(&checkpoint.folder, out, options.replace)?;
+    check_out(Some(&checkpoint.folder), out, options.replace)?;
     let mut tell = |stage, done: usize, total: usize| {
         progress(QuantiseProgress { stage, done: done as u64, total: total as u64 });
     };
@@ -171,11 +171,11 @@ pub fn quantise<B: Backend>(
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    fs::create_dir_all(parent).map_err(io_error("create", parent))?;
+    fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
     let beside = tempfile::Builder::new()
         .prefix(".smolvla-quantize-")
         .tempdir_in(parent)
-        .map_err(io_error("create", parent))?;
+        .map_err(Error::io("create", parent))?;
     // A folder within the private temporary one, so that the result has ordinary permissions.
     let folder = beside.path().join("checkpoint");
     copy_others(&checkpoint.folder, &folder)?;
@@ -218,10 +218,10 @@ pub fn quantise<B: Backend>(
         (REPORT_FILES[1], report.to_markdown()),
     ] {
         let path = folder.join(name);
-        fs::write(&path, text).map_err(io_error("write", &path))?;
+        fs::write(&path, text).map_err(Error::io("write", &path))?;
     }
     // Somebody else may have put something there by now.
-    check_out(&source, out, options.replace)?;
+    check_out(Some(&source), out, options.replace)?;
     put_in_place(&folder, out, &beside.path().join("replaced"))?;
     compared.map(|()| report)
 }
@@ -259,17 +259,19 @@ fn check(options: &QuantiseOptions, checkpoint: &Checkpoint, observations: &[Obs
     }
 }
 
-/// Refuses a folder that must not be written to, before time is spent on what goes into it.
+/// Refuses a folder that must not be written to, before time is spent on what goes into it. Without the checkpoint that
+/// is to be quantised, only what that does not decide.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn check_out(checkpoint: &Path, out: &Path, replace: bool) -> Result<()> {
+pub fn check_out(checkpoint: Option<&Path>, out: &Path, replace: bool) -> Result<()> {
     let refuse =
-        |reason: &str| Err(io_error("write", out)(io::Error::new(io::ErrorKind::AlreadyExists, reason)));
+        |reason: &str| Err(Error::io("write", out)(io::Error::new(io::ErrorKind::AlreadyExists, reason)));
     let real = |path: &Path| {
         path.ancestors().find_map(|part| part.canonicalize().ok().map(|real| (part.to_owned(), real)))
     };
-    if let (Ok(checkpoint), Ok(absolute)) = (checkpoint.canonicalize(), std::path::absolute(out))
+    if let Some(Ok(checkpoint)) = checkpoint.map(Path::canonicalize)
+        && let Ok(absolute) = std::path::absolute(out)
         && let Some((existing, resolved)) = real(&absolute)
     {
         // What does not exist yet has no links in it.
@@ -288,13 +290,11 @@ pub fn check_out(checkpoint: &Path, out: &Path, replace: bool) -> Result<()> {
     if !out.is_dir() {
         return refuse("it exists and is not a folder");
     }
-    if fs::read_dir(out).map_err(io_error("read", out))?.next().is_none() {
+    if fs::read_dir(out).map_err(Error::io("read", out))?.next().is_none() {
         return Ok(());
     }
     match (out.join(CHOICES_FILE).is_file(), replace) {
-        // Asked before the checkpoint is known.
-        (true, true) if checkpoint.as_os_str().is_empty() => Ok(()),
-        (true, true) => only_ours(checkpoint, out),
+        (true, true) => checkpoint.map_or(Ok(()), |checkpoint| only_ours(checkpoint, out)),
         (true, false) => refuse("it exists and holds a quantised checkpoint; --force replaces it"),
         (false, _) => {
             refuse("it exists and holds something that is not a quantised checkpoint; choose another folder")
@@ -305,13 +305,13 @@ pub fn check_out(checkpoint: &Path, out: &Path, replace: bool) -> Result<()> {
 /// Refuses to replace a folder with something in it that neither we nor the original put there: it may be somebody's own.
 fn only_ours(checkpoint: &Path, out: &Path) -> Result<()> {
     let ours = [WEIGHTS, PLAN_FILE, CHOICES_FILE, REPORT_FILES[0], REPORT_FILES[1]];
-    for entry in fs::read_dir(out).map_err(io_error("read", out))? {
-        let name = entry.map_err(io_error("read", out))?.file_name();
+    for entry in fs::read_dir(out).map_err(Error::io("read", out))? {
+        let name = entry.map_err(Error::io("read", out))?.file_name();
         let is_ours = ours.iter().any(|own| name == *own);
         if !is_ours && !checkpoint.join(&name).exists() {
             let reason =
                 format!("{} is in it and would be deleted; move it elsewhere", Path::new(&name).display());
-            return Err(io_error("replace", out)(io::Error::new(io::ErrorKind::AlreadyExists, reason)));
+            return Err(Error::io("replace", out)(io::Error::new(io::ErrorKind::AlreadyExists, reason)));
         }
     }
     Ok(())
@@ -322,14 +322,14 @@ fn only_ours(checkpoint: &Path, out: &Path) -> Result<()> {
 fn put_in_place(folder: &Path, out: &Path, aside: &Path) -> Result<()> {
     let replaces = out.exists();
     if replaces {
-        fs::rename(out, aside).map_err(io_error("replace", out))?;
+        fs::rename(out, aside).map_err(Error::io("replace", out))?;
     }
     fs::rename(folder, out).map_err(|error| {
         if replaces {
             // What was there is better than nothing; where not even that can be had, the first error says why.
             let _ = fs::rename(aside, out);
         }
-        io_error("create", out)(error)
+        Error::io("create", out)(error)
     })
 }
 
@@ -340,9 +340,9 @@ fn copy_others(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn copy_folder(from: &Path, to: &Path, left_out: &[&str]) -> Result<()> {
-    fs::create_dir_all(to).map_err(io_error("create", to))?;
-    for entry in fs::read_dir(from).map_err(io_error("read", from))? {
-        let entry = entry.map_err(io_error("read", from))?;
+    fs::create_dir_all(to).map_err(Error::io("create", to))?;
+    for entry in fs::read_dir(from).map_err(Error::io("read", from))? {
+        let entry = entry.map_err(Error::io("read", from))?;
         let (path, name) = (entry.path(), entry.file_name());
         // What is hidden is other tools' own.
         if name.to_str().is_some_and(|name| name.starts_with('.') || left_out.contains(&name)) {
@@ -352,7 +352,7 @@ fn copy_folder(from: &Path, to: &Path, left_out: &[&str]) -> Result<()> {
         let leads_back =
             || from.canonicalize().is_ok_and(|from| path.canonicalize().is_ok_and(|to| from.starts_with(to)));
         if path.is_file() {
-            fs::copy(&path, to.join(&name)).map_err(io_error("copy", &path))?;
+            fs::copy(&path, to.join(&name)).map_err(Error::io("copy", &path))?;
         } else if path.is_dir() && !leads_back() {
             copy_folder(&path, &to.join(&name), &[])?;
         }
@@ -536,10 +536,6 @@ fn storage(
         storage.extend(present.map(|name| (name.clone(), StorageType::I8)));
     }
     storage
-}
-
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::Io { action, path: path.to_owned(), source }
 }
 
 #[cfg(test)]

@@ -102,18 +102,18 @@ pub fn write(options: &SynthOptions, out: &Path, progress: &mut dyn FnMut(u64, u
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    fs::create_dir_all(parent).map_err(io_error("create", parent))?;
+    fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
     let beside = tempfile::Builder::new()
         .prefix(".smolvla-synth-")
         .tempdir_in(parent)
-        .map_err(io_error("create", parent))?;
+        .map_err(Error::io("create", parent))?;
     // A folder within the private temporary one, so that the result has ordinary permissions.
     let folder = beside.path().join("checkpoint");
     plan.write(&folder, progress)?;
     if out.exists() {
-        fs::remove_dir(out).map_err(io_error("replace", out))?;
+        fs::remove_dir(out).map_err(Error::io("replace", out))?;
     }
-    fs::rename(&folder, out).map_err(io_error("create", out))?;
+    fs::rename(&folder, out).map_err(Error::io("create", out))?;
     Ok(report(false))
 }
 
@@ -184,8 +184,8 @@ impl Plan {
         for (path, bytes) in self.files.iter().chain([&manifest]) {
             let path = folder.join(path);
             let parent = path.parent().unwrap_or(folder);
-            fs::create_dir_all(parent).map_err(io_error("create", parent))?;
-            fs::write(&path, bytes).map_err(io_error("write", &path))?;
+            fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+            fs::write(&path, bytes).map_err(Error::io("write", &path))?;
         }
         self.weights.write(&folder.join(weights::FILE), progress)
     }
@@ -222,7 +222,7 @@ fn identity(options: &SynthOptions) -> Map<String, Value> {
 fn is_written(options: &SynthOptions, out: &Path) -> Result<bool> {
     let refuse = |reason: &str| {
         let reason = format!("it exists and {reason}; choose another folder or remove it");
-        Err(io_error("write", out)(io::Error::new(io::ErrorKind::AlreadyExists, reason)))
+        Err(Error::io("write", out)(io::Error::new(io::ErrorKind::AlreadyExists, reason)))
     };
     if !out.exists() {
         return Ok(false);
@@ -230,7 +230,7 @@ fn is_written(options: &SynthOptions, out: &Path) -> Result<bool> {
     if !out.is_dir() {
         return refuse("is not a folder");
     }
-    if fs::read_dir(out).map_err(io_error("read", out))?.next().is_none() {
+    if fs::read_dir(out).map_err(Error::io("read", out))?.next().is_none() {
         return Ok(false);
     }
     let Ok(Value::Object(mut manifest)) = json_file::read(&out.join(MANIFEST)) else {
@@ -246,10 +246,6 @@ fn is_written(options: &SynthOptions, out: &Path) -> Result<bool> {
         })
     });
     if complete { Ok(true) } else { refuse("holds a synthetic checkpoint with files missing or changed") }
-}
-
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::Io { action, path: path.to_owned(), source }
 }
 
 #[cfg(test)]

@@ -10,9 +10,8 @@ use std::thread;
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
-use super::io_error;
 use super::values::Values;
-use crate::checkpoint::{ExpectedTensor, expected};
+use crate::checkpoint::{ExpectedTensor, expected, framed};
 use crate::config::{Architecture, PolicyConfig};
 use crate::{Error, Result};
 
@@ -81,10 +80,10 @@ impl Plan {
 
     /// Writes the file; `progress` hears of bytes written and bytes in all.
     pub(super) fn write(&self, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
-        let mut file = File::create(path).map_err(io_error("create", path))?;
-        file.write_all(&self.header).map_err(io_error("write", path))?;
+        let mut file = File::create(path).map_err(Error::io("create", path))?;
+        file.write_all(&self.header).map_err(Error::io("write", path))?;
         let total = self.file_size_bytes();
-        file.set_len(total).map_err(io_error("write", path))?;
+        file.set_len(total).map_err(Error::io("write", path))?;
         let mut done = self.header.len() as u64;
         progress(done, total);
 
@@ -112,7 +111,7 @@ impl Plan {
             Ok(file) => file,
             Err(error) => {
                 // A send fails only where another thread's failure has ended the write.
-                let _ = sender.send(Err(io_error("write", path)(error)));
+                let _ = sender.send(Err(Error::io("write", path)(error)));
                 return;
             }
         };
@@ -128,7 +127,7 @@ impl Plan {
             }
             let offset = job.placed.offset + (job.start * size) as u64;
             let written = file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(&buffer));
-            let written = written.map(|()| buffer.len() as u64).map_err(io_error("write", path));
+            let written = written.map(|()| buffer.len() as u64).map_err(Error::io("write", path));
             if sender.send(written).is_err() {
                 return;
             }
@@ -155,7 +154,5 @@ fn element_size(tensor: &ExpectedTensor) -> usize {
 fn header(infos: &[(String, TensorInfo)]) -> Result<Vec<u8>, String> {
     // LeRobot writes no metadata either.
     let metadata = Metadata::new(None, infos.to_vec()).map_err(|error| error.to_string())?;
-    let mut text = serde_json::to_vec(&metadata).map_err(|error| error.to_string())?;
-    text.resize(text.len().next_multiple_of(size_of::<u64>()), b' ');
-    Ok([&(text.len() as u64).to_le_bytes()[..], &text].concat())
+    serde_json::to_vec(&metadata).map(framed).map_err(|error| error.to_string())
 }

@@ -95,9 +95,9 @@ pub(crate) fn perform(console: Console, args: &Args) -> Result<(), Failure> {
     if let Source::Folder(folder) = &source {
         folder::check(folder)?;
     }
-    check_out(Path::new(""), &args.out, args.force)?;
+    check_out(None, &args.out, args.force)?;
     let checkpoint = args.checkpoint.open(console)?;
-    check_out(&checkpoint.folder, &args.out, args.force)?;
+    check_out(Some(&checkpoint.folder), &args.out, args.force)?;
     if is_quantised(&checkpoint.weights) {
         return Err(Failure::input(format!(
             "checkpoint {}: {} is quantised already",
