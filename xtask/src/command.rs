@@ -11,7 +11,7 @@ use crate::{Result, setup};
 /// Every feature of this workspace that is built and tested, by the package that has it.
 ///
 /// Not `--all-features`: that would turn on `LEFT_OUT` too.
-pub(crate) const FEATURES: [&str; 15] = [
+pub(crate) const FEATURES: [&str; 16] = [
     "smolvla/cpu",
     "smolvla/fpga",
     RTL[1],
@@ -27,6 +27,7 @@ pub(crate) const FEATURES: [&str; 15] = [
     "smolvla-conformance/fpga",
     "smolvla-conformance/tt",
     "smolvla-core/hub",
+    "smolvla-tabletop/record",
 ];
 
 /// Simulates the FPGA's design: built where Verilator is there to translate it.

@@ -8,6 +8,7 @@ mod check;
 mod command;
 mod conform;
 mod golden;
+mod mini;
 mod rtl;
 mod setup;
 mod synth;
@@ -51,6 +52,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Synthesise the FPGA backend's design with Yosys, check its DSP slices and record its resources
     Synth(synth::Arguments),
+    /// Record demonstrations for the mini policy of assets/mini and train it; `mini --help` has the steps
+    Mini(mini::Arguments),
     /// Regenerate the golden files with LeRobot (needs tools/reference/setup.sh to have been run)
     Golden(golden::Arguments),
 }
@@ -72,6 +75,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Rtl(arguments) => return rtl::run(&arguments),
         Task::Bench(arguments) => return bench::run(&arguments),
         Task::Synth(arguments) => synth::run(&arguments)?,
+        Task::Mini(arguments) => mini::run(&arguments)?,
         Task::Golden(arguments) => golden::run(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -48,6 +48,7 @@ pub struct Ours {
     policy: Box<dyn Policy>,
     max_action_dim: usize,
     batch: usize,
+    notices: Vec<String>,
 }
 
 /// What goes wrong with a policy of ours at the task.
@@ -87,12 +88,17 @@ impl Ours {
                 crate::STATE_DIM
             )));
         }
-        Ok(Self { policy, max_action_dim, batch: batch.max(1) })
+        Ok(Self { policy, max_action_dim, batch: batch.max(1), notices: Vec::new() })
     }
 
     /// The policy.
     pub fn policy(&self) -> &dyn Policy {
         &*self.policy
+    }
+
+    /// What its predictions had to say so far, each once, beside the notices of its [`smolvla_core::policy::PolicyInfo`].
+    pub fn notices(&self) -> &[String] {
+        &self.notices
     }
 }
 
@@ -115,6 +121,11 @@ impl Predictor for Ours {
             let noise = group.iter().flat_map(|moment| moment.noise.iter().copied()).collect();
             let request = ChunkRequest { noise: Some(Noise::Values(noise)), steps: None };
             let chunk = self.policy.predict_action_chunk(&observations, &request, &mut Silent)?;
+            for notice in chunk.notices {
+                if !self.notices.contains(&notice) {
+                    self.notices.push(notice);
+                }
+            }
             chunks.extend(chunk.actions.chunks(chunk.chunk_size * chunk.action_dim).map(<[f32]>::to_vec));
         }
         Ok(chunks)
@@ -174,7 +185,7 @@ struct Running<'a> {
 /// `watch` is called after every period of each.
 ///
 /// # Errors
-/// As the predictor; where it predicts no chunk, or one too short, for an episode.
+/// As the predictor; where it predicts no chunk, one too short, or what is no action, for an episode.
 pub fn attempt<P: Predictor>(
     predictor: &mut P,
     episodes: &[Episode],
@@ -195,10 +206,7 @@ pub fn attempt<P: Predictor>(
         }
         let who: Vec<usize> = moments.iter().map(|moment| moment.episode).collect();
         let chunks = predictor.predict(&moments)?;
-        if chunks.len() != who.len() {
-            let reason = format!("{} chunks for {} observations", chunks.len(), who.len());
-            return Err(smolvla_core::Error::input("actions", reason).into());
-        }
+        check(&chunks, who.len(), execute)?;
         for (index, chunk) in who.into_iter().zip(chunks) {
             running[index].carry_out(index, chunk, execute, watch)?;
         }
@@ -242,10 +250,6 @@ impl<'a> Running<'a> {
         execute: usize,
         watch: &mut dyn FnMut(&Step<'_>),
     ) -> Result<(), ActionError> {
-        if chunk.len() < execute * ACTION_DIM {
-            // Says what came in the place of an action.
-            self.world.step(&chunk)?;
-        }
         for (done, action) in chunk.chunks(ACTION_DIM).take(execute).enumerate() {
             self.world.step(action)?;
             self.attempt.periods += 1;
@@ -266,6 +270,23 @@ impl<'a> Running<'a> {
         }
         self.attempt.chunks.push(chunk);
         Ok(())
+    }
+}
+
+/// Refuses predictions that are not a chunk for each moment, long enough to be carried out.
+fn check(chunks: &[Vec<f32>], moments: usize, execute: usize) -> Result<(), smolvla_core::Error> {
+    if chunks.len() != moments {
+        let reason = format!("{} chunks for {moments} observations", chunks.len());
+        return Err(smolvla_core::Error::input("actions", reason));
+    }
+    let whole =
+        |chunk: &&Vec<f32>| chunk.len() >= execute * ACTION_DIM && chunk.len().is_multiple_of(ACTION_DIM);
+    match chunks.iter().find(|chunk| !whole(chunk)) {
+        None => Ok(()),
+        Some(chunk) => Err(smolvla_core::Error::input(
+            "actions",
+            format!("{} numbers in a chunk; expected {execute} or more actions of {ACTION_DIM}", chunk.len()),
+        )),
     }
 }
 
@@ -330,6 +351,8 @@ mod tests {
     #[test]
     fn a_frozen_camera_shows_the_first_pictures_with_the_state_of_now() {
         let (_, shown) = successes(Condition::Frozen);
+        let (_, live) = successes(Condition::Plain);
+        assert_ne!(live[0].images, live[30].images);
         // The first thirty observations are the episodes' first moments; the thirty-first is the first one's second.
         assert_eq!(shown[0].images, shown[30].images);
         assert_ne!(shown[0].state, shown[30].state);
@@ -353,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_chunk_that_is_too_short_is_refused() {
-        struct Short;
+        struct Short(usize);
         impl Predictor for Short {
             type Error = AttemptError;
             fn noise_len(&self) -> usize {
@@ -363,11 +386,14 @@ mod tests {
                 8
             }
             fn predict(&mut self, moments: &[Moment<'_>]) -> Result<Vec<Vec<f32>>, AttemptError> {
-                Ok(vec![vec![0.0; 2]; moments.len()])
+                Ok(vec![vec![0.0; self.0]; moments.len()])
             }
         }
         let episodes = [Episode::new(Split::Evaluation, 1)];
-        let error = attempt(&mut Short, &episodes, Condition::Plain, &mut |_| ()).unwrap_err();
-        assert!(error.to_string().contains("no action"), "{error}");
+        for length in [0, 2, 3, 23, 25] {
+            let error = attempt(&mut Short(length), &episodes, Condition::Plain, &mut |_| ()).unwrap_err();
+            assert!(error.to_string().contains(&format!("{length} numbers in a chunk")), "{error}");
+        }
+        assert!(attempt(&mut Short(24), &episodes, Condition::Plain, &mut |_| ()).is_ok());
     }
 }

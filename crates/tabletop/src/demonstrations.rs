@@ -9,12 +9,14 @@ use safetensors::tensor::TensorView;
 use serde_json::json;
 
 use crate::episode::{Episode, Split};
-use crate::expert;
-use crate::geometry::{Colour, Corner, Point};
+use crate::geometry::{Colour, Corner, Point, TABLE_CM};
 use crate::instruction::{Goal, Instruction};
 use crate::random::{Random, Use};
 use crate::render::{Camera, SIDE, render};
-use crate::world::{ACTION_DIM, ACTION_NAMES, Judge, LIMIT, Outcome, PERIOD_S, STATE_DIM, STATE_NAMES};
+use crate::world::{
+    ACTION_DIM, ACTION_NAMES, Judge, LIMIT, Outcome, PERIOD_S, STATE_DIM, STATE_NAMES, World,
+};
+use crate::{expert, files};
 
 /// Actions of a demonstration's chunk, and of the policy's.
 pub const CHUNK: usize = 16;
@@ -22,10 +24,16 @@ pub const CHUNK: usize = 16;
 const FORMAT: u32 = 1;
 /// Episodes whose samples share a file.
 const EPISODES_A_FILE: u64 = 800;
-/// Every so many periods one is recorded.
-const EVERY: usize = 4;
+/// One period in so many is recorded: on the way to the block, where the words matter, and at it, where most time goes.
+const EVERY: [usize; 2] = [2, 6];
+/// From the gripper to the block while it is on the way, at least.
+const ON_THE_WAY_CM: f64 = 2.5;
 /// Periods recorded of the time after the goal was reached.
-const AFTERWARDS: usize = 12;
+const AFTERWARDS: usize = 6;
+/// How likely the gripper is put elsewhere in a period.
+const PUT: f64 = 0.05;
+/// How likely that is over a block other than the one meant: without it, being over a block would mean being right.
+const PUT_OVER_ANOTHER: f64 = 0.5;
 /// How likely the gripper is shoved in a period, and by how much at most, in cm/s.
 const SHOVE: (f64, f64) = (0.06, 14.0);
 /// How likely the expert presses or lifts by mistake in a period.
@@ -62,7 +70,7 @@ struct Samples {
 
 /// Records the episodes `0..episodes` of [`Split::Training`] into `folder`: `dataset.json`, and files of samples.
 ///
-/// Now and then the expert is shoved or slips, so that the data holds ways back. A sample has both pictures, the state,
+/// Now and then the expert is shoved, slips, or finds itself elsewhere, so that the data holds ways back. A sample has both pictures, the state,
 /// the instruction, and the chunk of actions the expert would do from there undisturbed. `progress` is told how many
 /// episodes are done. `dataset.json` is written last: where it is, the rest is.
 ///
@@ -75,9 +83,7 @@ pub fn record(folder: &Path, episodes: u64, progress: &mut dyn FnMut(u64)) -> Re
     };
     fs::create_dir_all(folder).map_err(failed(folder))?;
     let description = folder.join("dataset.json");
-    if description.exists() {
-        fs::remove_file(&description).map_err(failed(&description))?;
-    }
+    clear(folder).map_err(failed(folder))?;
     let mut files = Vec::new();
     let mut total = 0;
     for first in (0..episodes).step_by(EPISODES_A_FILE as usize) {
@@ -97,7 +103,6 @@ pub fn record(folder: &Path, episodes: u64, progress: &mut dyn FnMut(u64)) -> Re
         "format": FORMAT,
         "episodes": episodes,
         "samples": total,
-        "seed": 0,
         "period_s": PERIOD_S,
         "chunk": CHUNK,
         "side": SIDE,
@@ -107,8 +112,24 @@ pub fn record(folder: &Path, episodes: u64, progress: &mut dyn FnMut(u64)) -> Re
         "instructions": instructions,
         "files": files,
     });
-    write_aside(&description, format!("{text:#}\n").as_bytes()).map_err(failed(&description))?;
+    files::write(&description, format!("{text:#}\n").as_bytes()).map_err(failed(&description))?;
     Ok(Recorded { episodes, samples: total })
+}
+
+/// Removes an earlier recording, its description first.
+fn clear(folder: &Path) -> io::Result<()> {
+    let description = folder.join("dataset.json");
+    if description.exists() {
+        fs::remove_file(description)?;
+    }
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("samples-") && name.ends_with(".safetensors") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 impl Samples {
@@ -118,12 +139,17 @@ impl Samples {
         let mut random = Random::new(Split::Training, seed, Use::Demonstration);
         let known = Instruction::all();
         let instruction = known.iter().position(|one| *one == instruction).unwrap_or_default();
-        let offset = random.below(EVERY);
+        let mut wait = random.below(EVERY[0]);
         let mut judge = Judge::new(goal);
         let mut remaining = LIMIT;
-        let mut period = 0;
         while remaining > 0 {
-            if period % EVERY == offset {
+            if random.chance(PUT) {
+                put_elsewhere(&mut world, goal, &mut random);
+            }
+            if wait > 0 {
+                wait -= 1;
+            } else {
+                wait = EVERY[usize::from(!on_the_way(&world, goal))] - 1;
                 for (camera, pictures) in Camera::ALL.into_iter().zip(&mut self.pictures) {
                     pictures.extend(render(&world, camera, SIDE));
                 }
@@ -147,7 +173,6 @@ impl Samples {
             }
             let carried_out = world.step(&action);
             debug_assert!(carried_out.is_ok(), "the expert's actions are finite");
-            period += 1;
             remaining -= 1;
             if matches!(judge.look(&world), Some(Outcome::Success { .. })) {
                 remaining = remaining.min(AFTERWARDS);
@@ -178,8 +203,32 @@ impl Samples {
             views.push((name, TensorView::new(dtype, shape, data).map_err(io::Error::other)?));
         }
         let file = safetensors::serialize(views, None).map_err(io::Error::other)?;
-        write_aside(path, &file)
+        files::write(path, &file)
     }
+}
+
+fn on_the_way(world: &World, goal: Goal) -> bool {
+    world.block(goal.colour()).is_some_and(|block| {
+        block.centre.distance(world.gripper()) > ON_THE_WAY_CM && world.held() != Some(block)
+    })
+}
+
+/// Lifts the gripper and puts it anywhere, or over a block that is not meant.
+fn put_elsewhere(world: &mut World, goal: Goal, random: &mut Random) {
+    let others: Vec<Point> = world
+        .blocks()
+        .iter()
+        .filter(|block| block.colour != goal.colour())
+        .map(|block| block.centre)
+        .collect();
+    let place = if random.chance(PUT_OVER_ANOTHER) {
+        let about = random.point(Point::new(-2.5, -2.5), Point::new(2.5, 2.5));
+        others[random.below(others.len())] + about
+    } else {
+        random.point(Point::default(), Point::new(TABLE_CM, TABLE_CM))
+    };
+    let velocity = random.point(Point::new(-SHOVE.1, -SHOVE.1), Point::new(SHOVE.1, SHOVE.1));
+    world.put(place.on_table(0.0), velocity);
 }
 
 /// The goal's kind as the data has it.
@@ -193,14 +242,6 @@ fn kind(goal: Goal) -> i32 {
 
 fn bytes<T: Copy>(values: &[T], of: fn(T) -> [u8; 4]) -> Vec<u8> {
     values.iter().flat_map(|&value| of(value)).collect()
-}
-
-fn write_aside(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    io::Write::write_all(&mut file, bytes)?;
-    file.persist(path)?;
-    Ok(())
 }
 
 #[cfg(test)]
@@ -227,6 +268,16 @@ mod tests {
         let index = tensors.tensor("instruction").unwrap().data()[0];
         let episode = Episode::new(Split::Training, 0);
         assert_eq!(description["instructions"][usize::from(index)], episode.instruction.text);
+    }
+
+    #[test]
+    fn a_shorter_recording_leaves_nothing_of_a_longer_one() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("samples-007.safetensors"), "old").unwrap();
+        fs::write(folder.path().join("notes.txt"), "mine").unwrap();
+        record(folder.path(), 1, &mut |_| ()).unwrap();
+        assert!(!folder.path().join("samples-007.safetensors").exists());
+        assert!(folder.path().join("notes.txt").exists());
     }
 
     #[test]

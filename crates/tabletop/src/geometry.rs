@@ -29,7 +29,8 @@ impl Point {
 
     /// Length of the way from the origin.
     pub fn norm(self) -> f64 {
-        self.x.hypot(self.y)
+        // Not `hypot`, whose last bit is the system's own.
+        (self.x * self.x + self.y * self.y).sqrt()
     }
 
     /// Length of the straight way to `other`.

@@ -85,7 +85,18 @@ const VERBS: [&str; 10] = ["reach", "move", "go", "touch", "put", "find", "push"
 /// Words that ask for a block to be moved, so for a corner too.
 const PUSHING: [&str; 4] = ["push", "slide", "bring", "get"];
 /// Words that ask for the gripper to be moved, so for no corner.
-const REACHING: [&str; 4] = ["reach", "go", "touch", "find"];
+const REACHING: [&str; 5] = ["reach", "go", "touch", "find", "gripper"];
+/// Verbs for either.
+const EITHER: [&str; 2] = ["move", "put"];
+/// Words that, next to a verb for either, say where the gripper is to go: "move to the red block".
+const WHERETO: [&str; 5] = ["to", "over", "towards", "onto", "above"];
+/// Words with which an instruction says what not to do, or what to leave; `t` is what remains of "don't".
+const AVERSE: [&str; 13] = [
+    "not", "t", "dont", "never", "no", "cannot", "avoid", "without", "except", "but", "instead", "away",
+    "from",
+];
+/// Words for a corner, whichever it is.
+const CORNERS: [&str; 2] = ["corner", "corners"];
 
 impl Instruction {
     /// Ways in which each goal can be put.
@@ -122,8 +133,9 @@ impl Instruction {
     /// ```
     ///
     /// # Errors
-    /// Where the verb, the colour or the corner is missing, unknown or there twice. The words are the policy's to
-    /// understand; this only tells the judge what to look for.
+    /// Where the verb, the colour or the corner is missing, unknown or there twice; where a corner is meant for the
+    /// gripper; where it says what not to do. The words are the policy's to understand; this only tells the judge what to
+    /// look for.
     pub fn parse(text: &str) -> Result<Self, InstructionError> {
         let error = |reason: &str| InstructionError { text: text.to_owned(), reason: reason.to_owned() };
         let lower = text.to_lowercase();
@@ -133,16 +145,30 @@ impl Instruction {
         if !has(&VERBS) {
             return Err(error("it has no verb this robot knows"));
         }
+        if has(&AVERSE) {
+            return Err(error(
+                "it says what not to do, or what to leave, and this robot only knows what to do",
+            ));
+        }
         let colours: Vec<Colour> =
             Colour::ALL.into_iter().filter(|colour| words.contains(&colour.name())).collect();
         let corners: Vec<Corner> =
             Corner::ALL.into_iter().filter(|corner| words.contains(&corner.name())).collect();
+        let moves_gripper = has(&REACHING)
+            || words.windows(2).any(|pair| EITHER.contains(&pair[0]) && WHERETO.contains(&pair[1]));
         let goal = match (colours.as_slice(), corners.as_slice()) {
             ([], _) => return Err(error("it names no colour of a block")),
             ([_, _, ..], _) => return Err(error("it names more than one colour")),
             (_, [_, _, ..]) => return Err(error("it names both corners")),
-            ([_], []) if has(&PUSHING) => return Err(error("it does not say which corner")),
-            ([_], [_]) if has(&REACHING) => {
+            ([_], []) if has(&PUSHING) || has(&CORNERS) => {
+                return Err(error("it does not say which corner, left or right"));
+            }
+            ([_], []) if !moves_gripper => {
+                return Err(error(
+                    "it does not say which corner, left or right, nor that the gripper is to move",
+                ));
+            }
+            ([_], [_]) if moves_gripper => {
                 return Err(error(
                     "a corner is where blocks are pushed, and it asks for the gripper to move",
                 ));
@@ -178,6 +204,9 @@ mod tests {
         let goal = |text| Instruction::parse(text).map(|instruction| instruction.goal);
         assert_eq!(goal("  Go to the RED one!"), Ok(Goal::Reach(Colour::Red)));
         assert_eq!(goal("please slide yellow right"), Ok(Goal::Push(Colour::Yellow, Corner::Right)));
+        assert_eq!(goal("move over to the green block"), Ok(Goal::Reach(Colour::Green)));
+        assert_eq!(goal("move the gripper to the green block"), Ok(Goal::Reach(Colour::Green)));
+        assert_eq!(goal("move the red block left"), Ok(Goal::Push(Colour::Red, Corner::Left)));
     }
 
     #[test]
@@ -188,8 +217,19 @@ mod tests {
             ("reach the purple block", "no colour"),
             ("reach the red or the blue block", "more than one colour"),
             ("push the red block", "which corner"),
+            ("move the red block", "which corner"),
+            ("put the red block over there", "which corner"),
+            ("move the red block to the front", "which corner"),
+            ("go to the corner with the red block", "which corner"),
             ("push the red block left and right", "both corners"),
             ("reach the red block in the left corner", "gripper to move"),
+            ("put the gripper over the red block in the left corner", "gripper to move"),
+            ("move to the red block in the left corner", "gripper to move"),
+            ("do not reach the red block", "not to do"),
+            ("Don't push the red block left", "not to do"),
+            ("don’t touch the red block", "not to do"),
+            ("never go to the red block", "not to do"),
+            ("push the red block away from the left corner", "not to do"),
         ];
         for (text, expected) in cases {
             let message = Instruction::parse(text).unwrap_err().to_string();
