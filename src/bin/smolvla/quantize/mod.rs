@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use smolvla::backend::Execution;
 use smolvla::checkpoint::Checkpoint;
 use smolvla::policy::{Observation, Policy, PolicyOptions};
+use smolvla::processor::CameraMap;
 use smolvla::quantise::{
     self, PLAN_FILE, QuantiseOptions, QuantiseProgress, QuantiseStage, Report, check_out, is_quantised,
 };
@@ -110,8 +111,12 @@ pub(crate) fn perform(console: Console, args: &Args) -> Result<(), Failure> {
     checkpoint.notices.iter().for_each(|notice| console.note(notice));
 
     let observations = source.observations(&checkpoint, args.seed)?;
-    for camera in checkpoint.config.cameras() {
-        let lacking = |one: &&Observation| one.images.iter().all(|(name, _)| name != camera);
+    let cameras: Vec<&str> = checkpoint.config.cameras().collect();
+    let map = CameraMap::from_rename_map(checkpoint.processors.rename_map.clone());
+    for camera in &cameras {
+        // `top` stands for `observation.images.top`; a name that stands for none is refused when it is watched.
+        let is_of = |name: &str| map.resolve(name, &cameras).is_ok_and(|own| own == *camera);
+        let lacking = |one: &&Observation| !one.images.iter().any(|(name, _)| is_of(name));
         let count = observations.iter().filter(lacking).count();
         if count > 0 {
             console.note(&format!(
