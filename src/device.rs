@@ -7,7 +7,7 @@ use smolvla_core::checkpoint::Checkpoint;
 use smolvla_core::graph::LoadProgress;
 use smolvla_core::policy::{Policy, PolicyOptions, SmolVla};
 use smolvla_core::reference::Reference;
-use smolvla_core::{Backend, BackendError, Capabilities, Error, Result};
+use smolvla_core::{Backend, BackendError, Capabilities, Error, Precision, PrecisionPlan, Result};
 
 /// A backend of this library, whether or not this build contains it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +151,20 @@ impl Device {
         }
     }
 
+    /// The plan for those who ask for none: f32, the numbers of the checkpoint; where the device has no f32, the first plan
+    /// that it recommends.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a device that has no f32 and recommends no plan.
+    pub fn default_plan(&self) -> Result<PrecisionPlan> {
+        let capabilities = self.capabilities();
+        let name = match capabilities.precisions.contains(&Precision::F32) {
+            true => Precision::F32.name(),
+            false => capabilities.plans.first().and_then(PrecisionPlan::name).unwrap_or(PrecisionPlan::AUTO),
+        };
+        PrecisionPlan::resolve(name, &capabilities)
+    }
+
     /// Prepares `checkpoint` on this device; `progress` hears of every layer.
     ///
     /// # Errors
@@ -223,6 +237,16 @@ mod tests {
         for entry in BACKENDS.iter().filter(|entry| !entry.built_in) {
             let message = Device::open(entry.name).unwrap_err().to_string();
             assert!(message.contains(&format!("--features {}", entry.name)), "{message}");
+        }
+    }
+
+    #[test]
+    fn default_plan_is_f32_or_else_what_the_device_recommends() {
+        assert_eq!(Device::open("reference").unwrap().default_plan().unwrap(), Precision::F32.into());
+        #[cfg(feature = "tt")]
+        {
+            let device = Device::open("tt:emulator").unwrap();
+            assert_eq!(device.default_plan().unwrap(), device.capabilities().plans[0]);
         }
     }
 

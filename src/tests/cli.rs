@@ -321,7 +321,54 @@ fn a_reader_that_leaves_is_no_failure() {
 }
 
 #[test]
-fn demo_draws_and_says_that_the_motion_means_nothing() {
+fn demo_does_its_task_and_draws_the_episode() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = smolvla(["demo", "--out", text(folder.path())]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let said = stdout(&output);
+    let success = "success: the blue block was in the right corner after ";
+    for part in [success, "(seed 1)", "native", "f32", "the median of", "model card", "Next"] {
+        assert!(said.contains(part), "no {part}: {said}");
+    }
+    let strip = image::open(folder.path().join("smolvla-demo.png")).unwrap();
+    assert!(strip.width() > 1000 && strip.height() > 800);
+    let animation = fs::read(folder.path().join("smolvla-demo.gif")).unwrap();
+    assert!(animation.starts_with(b"GIF89a") && animation.len() < 1_500_000, "{}", animation.len());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "something was left behind");
+    // What it says to try next works, and is about another block.
+    let next = said.lines().find(|line| line.contains("--instruction")).unwrap();
+    let instruction = next.split('"').nth(1).unwrap();
+    let output = smolvla(["demo", "-q", "--out", text(folder.path()), "--instruction", instruction]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains(instruction) && stderr(&output).is_empty(), "{}", stdout(&output));
+}
+
+#[test]
+fn demo_says_what_it_takes_words_of_ones_own_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let output =
+        smolvla(["demo", "--out", text(folder.path()), "--instruction", "please go to the blue block"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let notes = stderr(&output);
+    assert!(notes.contains("trained on") && notes.contains("taken to mean: reach blue"), "{notes}");
+}
+
+#[test]
+fn demo_of_more_episodes_lists_them_and_counts_those_that_succeeded() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = smolvla(["demo", "--episodes", "3", "--seed", "5", "--out", text(folder.path())]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let said = stdout(&output);
+    let starting = |start: &str| said.lines().filter(|line| line.starts_with(start)).count();
+    let ended = |end: &str| said.lines().filter(|line| line.contains(end)).count();
+    assert_eq!((starting("seed 5"), starting("seed 6"), starting("seed 7")), (1, 1, 1), "{said}");
+    assert_eq!(ended(" success  ") + ended(" failure  "), 3, "{said}");
+    assert!(said.contains(&format!("success in {} of 3 episodes", ended(" success  "))), "{said}");
+    assert!(said.contains("smolvla-demo.gif (seed "), "{said}");
+}
+
+#[test]
+fn demo_with_random_weights_draws_and_says_that_the_motion_means_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut demo = command(["demo", "--size", "tiny", "--cameras", "2", "--out", text(folder.path())]);
     let output = demo.env("SMOLVLA_CACHE", folder.path().join("cache")).output().unwrap();
@@ -682,6 +729,7 @@ fn bad_arguments_of_other_verbs_are_refused() {
     let file = folder.path().join("file");
     fs::write(&file, b"precious").unwrap();
     let out = text(&file);
+    let endless = format!("{:201}", "reach the red block");
     let cases: Vec<(&str, Vec<&str>, &[&str])> = vec![
         ("unknown verb", vec!["fly"], &["fly"]),
         ("inspect of nothing", vec!["inspect", "./absent"], &["./absent"]),
@@ -697,6 +745,37 @@ fn bad_arguments_of_other_verbs_are_refused() {
             &["chunk_size"],
         ),
         ("too many cameras", vec!["demo", "--cameras", "4"], &["--cameras", "4"]),
+        ("cameras of the mini policy", vec!["demo", "--cameras", "2"], &["--cameras", "--size base"]),
+        (
+            "instruction to random weights",
+            vec!["demo", "--size", "tiny", "--instruction", "reach the red block"],
+            &["--instruction", "--size mini"],
+        ),
+        ("seed of random weights", vec!["demo", "--size", "tiny", "--seed", "1"], &["--seed", "--size mini"]),
+        ("no episodes", vec!["demo", "--episodes", "0"], &["--episodes"]),
+        (
+            "instruction without a verb",
+            vec!["demo", "--instruction", "dance"],
+            &["\"dance\"", "verb", "reach the red block", "push the blue block into the left corner"],
+        ),
+        (
+            "instruction about another colour",
+            vec!["demo", "--instruction", "reach the purple block"],
+            &["red, green, blue, yellow"],
+        ),
+        (
+            "instruction about an absent block",
+            vec!["demo", "--seed", "2", "--instruction", "reach the red block"],
+            &["no red block", "green", "blue", "yellow"],
+        ),
+        (
+            "instruction not to do",
+            vec!["demo", "--instruction", "don't push the blue block into the left corner"],
+            &["--instruction", "what not to do"],
+        ),
+        ("endless instruction", vec!["demo", "--instruction", &endless], &["201 letters", "200"]),
+        ("seed beyond the last", vec!["demo", "--seed", "281474976710656"], &["--seed", "281474976710656"]),
+        ("pictures into no folder", vec!["demo", "--out", "absent"], &["absent"]),
         ("plot into no folder", vec!["demo", "--size", "tiny", "--out", "absent"], &["absent"]),
         (
             "demo in no precision",

@@ -4,7 +4,7 @@
 //! binary of one line: `fn main() -> ExitCode { smolvla_conformance::command::main(vec![Candidate::new(…)]) }`.
 
 use std::io::{IsTerminal as _, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -19,8 +19,8 @@ use crate::evidence::Stop;
 use crate::fixtures::{Fixtures, target_folder};
 use crate::mutants;
 use crate::report::{
-    BackendReport, CaseReport, FORMAT, Files, HEADLINES, Machine, MutantsReport, Presence, Report, Status,
-    Tier, describe_pcc,
+    BackendReport, Behaviour, CaseReport, FORMAT, Files, HEADLINES, Machine, MutantsReport, Presence, Report,
+    Status, Tier, describe_pcc,
 };
 use crate::suite::{Candidate, refuse_ambiguous, run};
 use crate::tolerance::{numerics_markdown, short};
@@ -48,6 +48,9 @@ struct Arguments {
     /// checked as well
     #[arg(long)]
     mutants: bool,
+    /// Put the results of `cargo xtask rollout` into the report; they are shown, not judged
+    #[arg(long, value_name = "FILE")]
+    rollout: Option<PathBuf>,
     /// Print the names of all checks and run none
     #[arg(long)]
     list: bool,
@@ -122,6 +125,9 @@ fn perform(arguments: &Arguments, candidates: Vec<Candidate>, out: &mut dyn Writ
             arguments.filter.as_deref().unwrap_or_default()
         )));
     }
+    let out_folder = arguments.out.clone().unwrap_or_else(|| target_folder().join("conform"));
+    // Before anything runs: a misspelt name should not be found out after it all.
+    let behaviour = behaviour(arguments.rollout.as_deref())?;
     let started = SystemTime::now();
     let clock = Instant::now();
     let report = Report {
@@ -135,13 +141,18 @@ fn perform(arguments: &Arguments, candidates: Vec<Candidate>, out: &mut dyn Writ
         filter: arguments.filter.clone(),
         machine: machine(),
         cases: cases(&fixtures, arguments.size)?,
+        behaviour,
         tolerances: Report::TOLERANCES,
     };
-    let out_folder = arguments.out.clone().unwrap_or_else(|| target_folder().join("conform"));
     let files = report.write(&out_folder).map_err(|error| Failure(error.to_string()))?;
     // The files are written; a reader that has gone does not change what was found.
     let _ = summarize(&report, &files, out);
     Ok(report.passed())
+}
+
+/// The rollout that is named.
+fn behaviour(file: Option<&Path>) -> Result<Option<Behaviour>, Failure> {
+    file.map(Behaviour::open).transpose().map_err(|error| Failure(format!("--rollout {error}")))
 }
 
 /// The candidates asked for, in that order.

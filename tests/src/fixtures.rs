@@ -297,7 +297,7 @@ fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, Stop> {
     serde_json::from_str(&text).map_err(|error| Stop::Fixture(format!("{name}: {error}")))
 }
 
-fn sha256(path: &Path) -> Result<String, Stop> {
+pub(crate) fn sha256(path: &Path) -> Result<String, Stop> {
     let fail = |error: io::Error| fixture(&path.display().to_string(), &error);
     let mut hasher = Sha256::new();
     let mut file = fs::File::open(path).map_err(fail)?;
@@ -310,7 +310,7 @@ fn sha256(path: &Path) -> Result<String, Stop> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -7,6 +7,7 @@
 //!   [`Forcing`]), whole runs, actions in physical units ([`actions`]), relations between runs.
 //! - [`metrics`] says how far apart two tensors are, [`tolerance`] how far they may be and why, [`evidence`] what a
 //!   check found.
+//! - With the feature `rollout`, the module of that name is a sixth tier beside them: whole episodes of a robot's task.
 //! - [`mutants`] are backends and policies with a known defect, to see that the checks find it.
 //! - [`report`] writes a run down for machines and people.
 //! - [`fixtures`] holds the cases, and [`Golden`] what LeRobot computed for one.
@@ -28,6 +29,8 @@ pub mod ops;
 #[cfg(feature = "fpga")]
 pub mod registry;
 pub mod report;
+#[cfg(feature = "rollout")]
+pub mod rollout;
 mod stages;
 pub mod subject;
 pub mod suite;

@@ -118,7 +118,7 @@ class Training:
         self.rows: list[tuple[str, int, float, float, float]] = []
         self.start = time.perf_counter()
         self.log = (out / "training.csv").open("w", newline="")
-        csv.writer(self.log).writerow(["stage", "step", "loss", "learning_rate", "seconds"])
+        csv.writer(self.log, lineterminator="\n").writerow(["stage", "step", "loss", "learning_rate", "seconds"])
         say(f"{self.parameters:,} parameters; {len(data.training):,} samples to learn from and {len(data.held_out)} "
             f"of other episodes to check with; {len(data.instructions)} instructions of up to "
             f"{self.batches.tokens.shape[1]} tokens; {arguments.threads} threads")  # fmt: skip
@@ -232,7 +232,7 @@ class Training:
     def note(self, stage: str, step: int, loss: float, rate: float):
         row = (stage, step, loss, rate, time.perf_counter() - self.start)
         self.rows.append(row)
-        csv.writer(self.log).writerow([stage, step, f"{loss:.6f}", f"{rate:.3e}", f"{row[-1]:.1f}"])
+        csv.writer(self.log, lineterminator="\n").writerow([stage, step, f"{loss:.6f}", f"{rate:.3e}", f"{row[-1]:.1f}"])
         self.log.flush()
 
     # Checks on held-out episodes

@@ -11,7 +11,7 @@ use crate::{Result, setup};
 /// Every feature of this workspace that is built and tested, by the package that has it.
 ///
 /// Not `--all-features`: that would turn on `LEFT_OUT` too.
-pub(crate) const FEATURES: [&str; 16] = [
+pub(crate) const FEATURES: [&str; 17] = [
     "smolvla/cpu",
     "smolvla/fpga",
     RTL[1],
@@ -25,6 +25,7 @@ pub(crate) const FEATURES: [&str; 16] = [
     "smolvla-backend-fpga/xrt",
     "smolvla-conformance/backends",
     "smolvla-conformance/fpga",
+    "smolvla-conformance/rollout",
     "smolvla-conformance/tt",
     "smolvla-core/hub",
     "smolvla-tabletop/record",

@@ -9,6 +9,7 @@ mod command;
 mod conform;
 mod golden;
 mod mini;
+mod rollout;
 mod rtl;
 mod setup;
 mod synth;
@@ -46,6 +47,8 @@ enum Task {
     /// Study what each precision plan of the Tenstorrent backend costs and gains; `tt-precision --help` has its
     /// arguments
     TtPrecision(tt_precision::Arguments),
+    /// Run policies at the tabletop task beside LeRobot and count successes; `rollout --help` has its arguments
+    Rollout(rollout::Arguments),
     /// Hold the simulated FPGA design to its arithmetic; `rtl --help` has its arguments
     Rtl(rtl::Arguments),
     /// Measure the policy, its peers and this machine's ceilings; `bench --help` has its arguments
@@ -72,6 +75,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Test(arguments) => return test::run(&arguments),
         Task::Conform(arguments) => return conform::run(&arguments),
         Task::TtPrecision(arguments) => return tt_precision::run(&arguments),
+        Task::Rollout(arguments) => return rollout::run(&arguments),
         Task::Rtl(arguments) => return rtl::run(&arguments),
         Task::Bench(arguments) => return bench::run(&arguments),
         Task::Synth(arguments) => synth::run(&arguments)?,

@@ -26,6 +26,10 @@ pub(crate) enum Unit {
     Bytes,
     /// Parts of no particular size.
     Parts,
+    /// Periods of an episode, which may end before the last.
+    Periods,
+    /// Episodes.
+    Episodes,
     /// Nothing: how much there is to do is not known.
     Unknown,
 }
@@ -112,6 +116,11 @@ impl Task {
         self.bar.set_message(what.into());
     }
 
+    /// Does something that writes to the terminal, with the bar out of its way.
+    pub(crate) fn aside<R>(&self, write: impl FnOnce() -> R) -> R {
+        self.bar.suspend(write)
+    }
+
     /// Ends the work and returns how long it took.
     pub(crate) fn finish(self) -> Duration {
         let elapsed = self.started.elapsed();
@@ -141,6 +150,8 @@ fn template(unit: Unit) -> &'static str {
     match unit {
         Unit::Bytes => "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}",
         Unit::Parts => "{msg} {wide_bar} {percent}% {elapsed}",
+        Unit::Periods => "{wide_msg} {bar:16} period {pos} of {len} {elapsed}",
+        Unit::Episodes => "{wide_msg} {bar:16} {pos} of {len} episodes {elapsed}",
         Unit::Unknown => "{spinner} {msg} {elapsed}",
     }
 }
@@ -151,7 +162,7 @@ mod tests {
 
     #[test]
     fn templates_are_understood() {
-        for unit in [Unit::Bytes, Unit::Parts, Unit::Unknown] {
+        for unit in [Unit::Bytes, Unit::Parts, Unit::Periods, Unit::Episodes, Unit::Unknown] {
             assert!(ProgressStyle::with_template(template(unit)).is_ok(), "{unit:?}");
         }
     }

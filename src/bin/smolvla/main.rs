@@ -34,7 +34,7 @@ use failure::Failure;
 
 const AFTER_HELP: &str = "\
 Start with:
-  smolvla demo                     a full-size policy with random weights, no network needed
+  smolvla demo                     a small trained policy does a task, no network needed
   smolvla doctor                   what this machine and this build can do
   smolvla run --help               how to run a real checkpoint
   smolvla cost --device h200       what the model costs on a device

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use smolvla::quantise::PLAN_FILE;
-use smolvla::{Device, Precision, PrecisionPlan};
+use smolvla::{Device, PrecisionPlan};
 
 use crate::console::Console;
 use crate::failure::Failure;
@@ -32,12 +32,10 @@ impl PrecisionArgs {
 
     /// The plan that is asked for, on `device`.
     pub(crate) fn resolve(&self, device: &Device) -> Result<PrecisionPlan, Failure> {
-        let capabilities = device.capabilities();
-        let usual = match capabilities.precisions.contains(&Precision::F32) {
-            true => Precision::F32.name(),
-            false => capabilities.plans.first().and_then(PrecisionPlan::name).unwrap_or(PrecisionPlan::AUTO),
+        let plan = match &self.precision {
+            Some(argument) => PrecisionPlan::resolve(argument, &device.capabilities()),
+            None => device.default_plan(),
         };
-        PrecisionPlan::resolve(self.precision.as_deref().unwrap_or(usual), &capabilities)
-            .map_err(|error| Failure::from(error).hint(HINT))
+        plan.map_err(|error| Failure::from(error).hint(HINT))
     }
 }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use smolvla::Device;
 use smolvla::backend::Execution;
 use smolvla::checkpoint::Checkpoint;
 use smolvla::graph::{Observer, Site};
 use smolvla::policy::{
     ActionChunk, ActionUnits, ChunkRequest, Noise, Observation, PolicyInfo, PolicyOptions,
 };
+use smolvla::{Capabilities, Device};
 
 use crate::console::{Console, Task, Unit};
 use crate::failure::Failure;
@@ -81,9 +81,7 @@ impl Prediction {
 pub(crate) fn predict(console: Console, checkpoint: &Checkpoint, job: Job) -> Result<Prediction, Failure> {
     let capabilities = job.device.capabilities();
     let backend = capabilities.backend;
-    if let Execution::Emulated(by) = &capabilities.execution {
-        console.caution(&format!("EMULATED by {by}; timings say nothing about the device"));
-    }
+    announce(console, &capabilities);
     if capabilities.static_shapes {
         console.note(&format!(
             "times below include what {backend} compiles and tunes at first; `smolvla warmup` gives those of later chunks"
@@ -139,6 +137,13 @@ pub(crate) fn predict(console: Console, checkpoint: &Checkpoint, job: Job) -> Re
         chunk,
         load,
     })
+}
+
+/// Says what nobody must take for a device.
+pub(crate) fn announce(console: Console, capabilities: &Capabilities) {
+    if let Execution::Emulated(by) = &capabilities.execution {
+        console.caution(&format!("EMULATED by {by}; timings say nothing about the device"));
+    }
 }
 
 /// Moves a bar as the graph advances.

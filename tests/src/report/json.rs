@@ -5,12 +5,21 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
-use super::Report;
+use super::{Behaviour, Report};
 
 /// The report as JSON. Infinities and NaN are strings; in traces, which hold plain arrays, they are `null`.
 pub(super) fn bytes(report: &Report) -> io::Result<Vec<u8>> {
+    lines(report, INDENTED_DEPTH)
+}
+
+/// `rollout.json`: a field of a row on one line.
+pub(super) fn behaviour(behaviour: &Behaviour) -> io::Result<Vec<u8>> {
+    lines(behaviour, 3)
+}
+
+fn lines<T: Serialize>(value: &T, indented: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    report.serialize(&mut Serializer::with_formatter(&mut bytes, Lines::default()))?;
+    value.serialize(&mut Serializer::with_formatter(&mut bytes, Lines { indented, ..Lines::default() }))?;
     bytes.push(b'\n');
     Ok(bytes)
 }
@@ -20,6 +29,8 @@ const INDENTED_DEPTH: usize = 6;
 
 #[derive(Default)]
 struct Lines {
+    /// What is deeper stays on one line.
+    indented: usize,
     depth: usize,
     /// Whether the innermost container has a value, and so a line of its own for its closing bracket.
     has_value: bool,
@@ -34,7 +45,7 @@ impl Lines {
 
     fn close<W: Write + ?Sized>(&mut self, writer: &mut W, bracket: &[u8]) -> io::Result<()> {
         self.depth -= 1;
-        if self.has_value && self.depth < INDENTED_DEPTH {
+        if self.has_value && self.depth < self.indented {
             self.line(writer)?;
         }
         writer.write_all(bracket)
@@ -44,7 +55,7 @@ impl Lines {
         if !first {
             writer.write_all(b",")?;
         }
-        match (self.depth <= INDENTED_DEPTH, first) {
+        match (self.depth <= self.indented, first) {
             (true, _) => self.line(writer),
             (false, true) => Ok(()),
             (false, false) => writer.write_all(b" "),
@@ -103,9 +114,7 @@ mod tests {
     #[test]
     fn deep_values_stay_on_one_line() {
         let value = serde_json::json!([[[[[[{"a": 1, "b": [2, 3]}], []]]]]]);
-        let mut bytes = Vec::new();
-        value.serialize(&mut Serializer::with_formatter(&mut bytes, Lines::default())).unwrap();
-        let text = String::from_utf8(bytes).unwrap();
+        let text = String::from_utf8(lines(&value, INDENTED_DEPTH).unwrap()).unwrap();
         assert!(text.contains("\n      {\"a\": 1, \"b\": [2, 3]}\n     ],\n     []\n"), "{text}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }

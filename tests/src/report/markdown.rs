@@ -1,11 +1,15 @@
 //! `report.md`: the facts of the page in compact tables.
 
+mod behaviour;
+
 use std::fmt::Write as _;
 
 use super::format;
 use super::model::{CheckReport, MutantsReport, Presence, Report, Status, Tier};
 use super::summary::{self, Finding, HEADLINES, HEADLINES_NOTE, Metric, Running, Variant, matrix};
 use crate::evidence::Judge;
+
+pub(super) use behaviour::page as behaviour_page;
 
 /// More messages of one failure than this are left to `report.json`.
 const MESSAGES_SHOWN: usize = 4;
@@ -22,6 +26,7 @@ pub(super) fn page(report: &Report) -> String {
     checks(&mut page, "Operations", report, &[Tier::Op]);
     let runs = [Tier::EndToEnd, Tier::ActionSpace, Tier::Metamorphic];
     checks(&mut page, "End to end and relations", report, &runs);
+    behaviour::section(&mut page, report.behaviour.as_ref());
     mutants(&mut page, report.mutants.as_ref());
     not_run(&mut page, report);
     cases(&mut page, report);

@@ -3,6 +3,7 @@
 //! [`Report`] is what a run found. [`Report::write`] turns it into files; everything they show is worked out from
 //! that one value, by functions that know nothing of how it is drawn (`summary`).
 
+mod behaviour;
 mod format;
 mod html;
 mod json;
@@ -14,6 +15,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use behaviour::{
+    ActionErrors, BEHAVIOUR_FORMAT, BEHAVIOUR_KIND, Behaviour, BehaviourRow, Condition, Distribution,
+    LeRobotRun, Pairs, Rate,
+};
 pub use model::{
     BackendReport, CaseReport, CheckReport, FORMAT, Kill, Machine, MutantReport, MutantsReport, Presence,
     Report, Status, Tier,
@@ -66,8 +71,23 @@ impl Report {
     }
 }
 
+impl Behaviour {
+    /// `rollout.json`, as [`Behaviour::open`] reads it.
+    ///
+    /// # Errors
+    /// When it cannot be written as JSON.
+    pub fn to_json(&self) -> io::Result<Vec<u8>> {
+        json::behaviour(self)
+    }
+
+    /// `rollout.md`: the same as a table, with how to read it.
+    pub fn to_markdown(&self) -> String {
+        markdown::behaviour_page(self)
+    }
+}
+
 /// Puts `contents` at `path` in one step.
-fn replace(path: &Path, contents: &[u8]) -> Result<(), WriteError> {
+pub(crate) fn replace(path: &Path, contents: &[u8]) -> Result<(), WriteError> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(format!(".{}.partial", std::process::id()));
     let aside = PathBuf::from(aside);

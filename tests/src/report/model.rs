@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::behaviour::Behaviour;
 use crate::actions::JointReport;
 use crate::evidence::{Measurement, Trace};
 use crate::metrics::number;
@@ -34,6 +35,8 @@ pub struct Report {
     pub cases: Vec<CaseReport>,
     /// Seeded defects, where they were run.
     pub mutants: Option<MutantsReport>,
+    /// Episodes of a robot's task, where results of them were given.
+    pub behaviour: Option<Behaviour>,
     /// The limits everything was held to.
     pub tolerances: &'static [Tolerance],
 }

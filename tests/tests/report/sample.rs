@@ -3,8 +3,9 @@
 use smolvla_conformance::actions::Chunks;
 use smolvla_conformance::evidence::{Evidence, Judge, Trace};
 use smolvla_conformance::report::{
-    BackendReport, CaseReport, CheckReport, FORMAT, Kill, Machine, MutantReport, MutantsReport, Presence,
-    Report, Status, Tier,
+    ActionErrors, BEHAVIOUR_FORMAT, BEHAVIOUR_KIND, BackendReport, Behaviour, BehaviourRow, CaseReport,
+    CheckReport, Condition, Distribution, FORMAT, Kill, LeRobotRun, Machine, MutantReport, MutantsReport,
+    Pairs, Presence, Rate, Report, Status, Tier,
 };
 use smolvla_conformance::tolerance::{Class, Gates};
 use smolvla_core::Precision;
@@ -79,6 +80,7 @@ pub(crate) fn report() -> Report {
     Report {
         cases: vec![case("two_cameras", 7), case("aloha", 11)],
         mutants: Some(mutants()),
+        behaviour: Some(behaviour()),
         ..empty("tiny", backends)
     }
 }
@@ -129,6 +131,7 @@ fn empty(size: &str, backends: Vec<BackendReport>) -> Report {
         backends,
         cases: Vec::new(),
         mutants: None,
+        behaviour: None,
         tolerances: Report::TOLERANCES,
     }
 }
@@ -389,6 +392,63 @@ fn case(name: &str, seed: u64) -> CaseReport {
         golden_sha256: hash(2),
         lerobot: "0.4.0".to_owned(),
         torch: "2.8.0+cpu".to_owned(),
+    }
+}
+
+/// LeRobot, a backend that does as well, its control, and an emulated one that does worse.
+fn behaviour() -> Behaviour {
+    let rate = |successes: usize| {
+        let share = successes as f64 / 40.0;
+        Rate { successes, attempts: 40, interval: ((share - 0.1).max(0.0), (share + 0.1).min(1.0)) }
+    };
+    let row = |label: &str, condition: Condition, successes: usize| BehaviourRow {
+        label: label.to_owned(),
+        condition,
+        device: "Example Processor 7000".to_owned(),
+        emulated: None,
+        precision: "f32".to_owned(),
+        checkpoint: None,
+        periods: (0..40).map(|seed| (seed < successes).then_some(30 + seed)).collect(),
+        overall: rate(successes),
+        reach: rate(successes / 3),
+        push: rate(successes - successes / 3),
+        pairs: None,
+        actions: None,
+        notices: Vec::new(),
+        failed: None,
+        wall_s: Some(12.5),
+    };
+    let errors = |scale: f64| ActionErrors {
+        episodes: 20,
+        moments: 131,
+        velocity_cm_s: Distribution { count: 2096, median: scale, p95: 4.0 * scale, max: 40.0 * scale },
+        press: Distribution { count: 1048, median: scale, p95: 4.0 * scale, max: 40.0 * scale },
+        press_flips: 1,
+    };
+    let mut rows = vec![
+        row("LeRobot", Condition::Normal, 39),
+        row("cpu", Condition::Normal, 39),
+        row("cpu", Condition::Swapped, 2),
+        row(&format!("sim {HOSTILE}"), Condition::Normal, 31),
+    ];
+    rows[1].pairs = Some(Pairs { lost: Vec::new(), won: Vec::new(), identical: 40, p: 1.0 });
+    rows[1].actions = Some(errors(4e-7));
+    rows[3].emulated = Some(EMULATOR.to_owned());
+    rows[3].pairs = Some(Pairs { lost: (31..39).collect(), won: Vec::new(), identical: 32, p: 2.0 / 256.0 });
+    rows[3].actions = Some(errors(0.02));
+    Behaviour {
+        kind: BEHAVIOUR_KIND.to_owned(),
+        format: BEHAVIOUR_FORMAT,
+        version: "0.1.0".to_owned(),
+        started: "2026-01-31T12:00:00Z".to_owned(),
+        wall_s: 62.0,
+        checkpoint: "assets/mini".to_owned(),
+        checkpoint_sha256: "ab".repeat(32),
+        first_seed: 0,
+        episodes: 40,
+        lerobot: LeRobotRun { lerobot: "0.6.1".to_owned(), torch: "2.8.0".to_owned(), recorded: true },
+        notes: vec![format!("a note {HOSTILE}")],
+        rows,
     }
 }
 

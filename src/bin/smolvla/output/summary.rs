@@ -4,27 +4,15 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use smolvla::backend::Execution;
+use smolvla::policy::PolicyInfo;
 
 use crate::memory;
 use crate::prediction::Prediction;
 
 /// What ran, and how long each stage took.
 pub(crate) fn summary(prediction: &Prediction) -> String {
-    let info = &prediction.info;
-    let execution = match &info.capabilities.execution {
-        Execution::Native => "native".to_owned(),
-        Execution::Emulated(by) => format!("EMULATED by {by}; timings say nothing about the device"),
-        _ => "of an unknown kind".to_owned(),
-    };
-    let mut text = String::new();
-    let mut line = |name: &str, value: &str| {
-        let _ = writeln!(text, "{name:<11} {value}");
-    };
-    line("backend", &format!("{} ({}), {execution}", info.capabilities.backend, info.capabilities.device));
-    line("precision", &info.precision.to_string());
-    for rule in info.precision.rules().iter().filter(|rule| !rule.reason.is_empty()) {
-        line("", &format!("{} for {}: {}", rule.precision, rule.layers, rule.reason));
-    }
+    let mut text = ran_on(&prediction.info);
+    let mut line = |name: &str, value: &str| write_line(&mut text, name, value);
     line(
         "prediction",
         &format!(
@@ -43,8 +31,30 @@ pub(crate) fn summary(prediction: &Prediction) -> String {
     text
 }
 
-fn duration(elapsed: Duration) -> String {
+/// The backend and the precision, and whether a device ran or something in its place.
+pub(crate) fn ran_on(info: &PolicyInfo) -> String {
+    let execution = match &info.capabilities.execution {
+        Execution::Native => "native".to_owned(),
+        Execution::Emulated(by) => format!("EMULATED by {by}; timings say nothing about the device"),
+        _ => "of an unknown kind".to_owned(),
+    };
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| write_line(&mut text, name, value);
+    line("backend", &format!("{} ({}), {execution}", info.capabilities.backend, info.capabilities.device));
+    line("precision", &info.precision.to_string());
+    for rule in info.precision.rules().iter().filter(|rule| !rule.reason.is_empty()) {
+        line("", &format!("{} for {}: {}", rule.precision, rule.layers, rule.reason));
+    }
+    text
+}
+
+/// A time in the column of times.
+pub(crate) fn duration(elapsed: Duration) -> String {
     format!("{:>10.1} ms", elapsed.as_secs_f64() * 1e3)
+}
+
+fn write_line(text: &mut String, name: &str, value: &str) {
+    let _ = writeln!(text, "{name:<11} {value}");
 }
 
 #[cfg(test)]

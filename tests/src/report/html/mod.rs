@@ -2,6 +2,7 @@
 //!
 //! Every text goes through `maud`, which escapes it.
 
+mod behaviour;
 mod matrix;
 mod traces;
 
@@ -21,7 +22,7 @@ const FINDINGS_SHOWN: usize = 25;
 const MESSAGES_SHOWN: usize = 4;
 
 /// The sections, as the page's own table of contents names them.
-const SECTIONS: [(&str, &str); 12] = [
+const SECTIONS: [(&str, &str); 13] = [
     ("backends", "Backends"),
     ("failures", "Failures"),
     ("headlines", "Checks of the first port"),
@@ -30,6 +31,7 @@ const SECTIONS: [(&str, &str); 12] = [
     ("joints", "Per joint"),
     ("operations", "Operations"),
     ("runs", "End to end and relations"),
+    ("behaviour", "Behaviour"),
     ("mutants", "Mutants"),
     ("not-run", "Not run, simulated"),
     ("cases", "Cases"),
@@ -58,6 +60,7 @@ pub(super) fn page(report: &Report) -> String {
                     (section("joints", &joints(report)))
                     (section("operations", &operations(report)))
                     (section("runs", &runs(report)))
+                    (section("behaviour", &behaviour::behaviour(report.behaviour.as_ref())))
                     (section("mutants", &mutants(report.mutants.as_ref())))
                     (section("not-run", &not_run(report)))
                     (section("cases", &cases(&report.cases)))

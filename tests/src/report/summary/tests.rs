@@ -47,6 +47,7 @@ fn report(checks: Vec<CheckReport>) -> Report {
         backends: vec![BackendReport { name: "cpu".to_owned(), presence, required: false, checks }],
         cases: Vec::new(),
         mutants: None,
+        behaviour: None,
         tolerances: Report::TOLERANCES,
     }
 }

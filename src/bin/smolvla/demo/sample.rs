@@ -1,6 +1,6 @@
-//! `smolvla demo`: the main job from end to end, without network and without a real checkpoint.
+//! One chunk of a policy with random weights on sample pictures.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use smolvla::checkpoint::Checkpoint;
 use smolvla::policy::{Noise, Observation, PolicyOptions};
@@ -8,22 +8,24 @@ use smolvla::processor::Image;
 use smolvla::synth::{Size, SynthOptions};
 use smolvla::{CheckpointSource, Device, OpenOptions};
 
+use super::Args;
 use crate::checkpoint_args;
 use crate::console::Console;
 use crate::failure::Failure;
-use crate::precision::PrecisionArgs;
 use crate::prediction::{Job, predict};
-use crate::synth::{self, sizes};
+use crate::synth;
 use crate::{cache, joints, output, output_file};
 
 const SEED: u64 = 0;
 const TASK: &str = "pick up the red block and put it in the bin";
 /// The sample scene of assets/, by the cameras of the synthetic checkpoint.
 const IMAGES: [(&str, &str, &[u8]); 3] = [
-    ("camera1", "assets/top.png", include_bytes!("../../../assets/top.png")),
-    ("camera2", "assets/wrist.png", include_bytes!("../../../assets/wrist.png")),
-    ("camera3", "assets/side.png", include_bytes!("../../../assets/side.png")),
+    ("camera1", "assets/top.png", include_bytes!("../../../../assets/top.png")),
+    ("camera2", "assets/wrist.png", include_bytes!("../../../../assets/wrist.png")),
+    ("camera3", "assets/side.png", include_bytes!("../../../../assets/side.png")),
 ];
+/// The most cameras there can be.
+pub(super) const CAMERAS: u64 = IMAGES.len() as u64;
 /// A resting SO-100 arm, in degrees; the gripper in percent.
 const STATE: [f32; 6] = [2.0, -96.0, 92.0, 68.0, -4.0, 8.0];
 /// Actions shown from each end of the chunk.
@@ -36,29 +38,7 @@ Next, a real checkpoint (`cargo run --release --` in the place of `smolvla` wher
   smolvla run --help
 ";
 
-/// Run a full-size policy with random weights on sample images, without network.
-///
-/// Writes the checkpoint (907 MB) to the cache folder once; SMOLVLA_CACHE moves that folder.
-#[derive(clap::Args)]
-pub(crate) struct Args {
-    /// base: as large as the published policies; tiny: a miniature, done at once.
-    #[arg(long, default_value = "base", value_parser = sizes())]
-    size: Size,
-    /// How many of the three sample cameras to use.
-    #[arg(long, value_name = "N", default_value_t = IMAGES.len() as u64,
-          value_parser = clap::value_parser!(u64).range(1..=IMAGES.len() as u64))]
-    cameras: u64,
-    /// The backend, as for `smolvla run`.
-    #[arg(long, value_name = "NAME", default_value = "cpu")]
-    backend: String,
-    #[command(flatten)]
-    precision: PrecisionArgs,
-    /// The folder to draw smolvla-demo.png into; by default the current one.
-    #[arg(long, value_name = "FOLDER", default_value = ".", hide_default_value = true)]
-    out: PathBuf,
-}
-
-pub(crate) fn perform(console: Console, args: &Args) -> Result<(), Failure> {
+pub(super) fn perform(console: Console, args: &Args, size: Size) -> Result<(), Failure> {
     let plot = args.out.join(PLOT);
     output_file::check(&plot, "png")?;
     let device = Device::open(&args.backend)?;
@@ -66,13 +46,13 @@ pub(crate) fn perform(console: Console, args: &Args) -> Result<(), Failure> {
 
     let cache = cache::folder()?;
     cache::tidy(&cache);
-    let folder = cache.join(format!("synth-{}-seed{SEED}", args.size.name()));
-    let checkpoint = open_or_write(console, args.size, &folder)?;
+    let folder = cache.join(format!("synth-{}-seed{SEED}", size.name()));
+    let checkpoint = open_or_write(console, size, &folder)?;
     let job = Job {
-        checkpoint_name: format!("synthetic {} checkpoint, random weights", args.size.name()),
+        checkpoint_name: format!("synthetic {} checkpoint, random weights", size.name()),
         device,
         options: PolicyOptions { precision, ..PolicyOptions::default() },
-        observation: observation(args.cameras, checkpoint.config.state_dim())?,
+        observation: observation(args.cameras.unwrap_or(CAMERAS), checkpoint.config.state_dim())?,
         noise: Noise::Seed(SEED),
         steps: None,
         joints: joints::parse("so100").ok().filter(|names| names.len() == checkpoint.config.action_dim()),
@@ -83,7 +63,7 @@ pub(crate) fn perform(console: Console, args: &Args) -> Result<(), Failure> {
     console.result(&output::excerpt(&prediction, ENDS))?;
     console.result(&format!("\n{}", output::summary(&prediction)))?;
     console.result(&format!("checkpoint  {}\nplot        {}\n", folder.display(), plot.display()))?;
-    console.remark(&format!("\n{}\n{NEXT}", meaning(args.size)))
+    console.remark(&format!("\n{}\n{NEXT}", meaning(size)))
 }
 
 /// What the random weights of a policy of this size are worth.
