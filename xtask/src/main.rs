@@ -3,19 +3,16 @@
 //! `cargo xtask test` is what continuous integration runs, and nothing else: it reproduces CI anywhere.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks through its output")]
 
-mod bench;
 mod check;
 mod command;
-mod conform;
 mod golden;
 mod mini;
-mod rollout;
+mod program;
 mod rtl;
 mod setup;
 mod synth;
 mod tally;
 mod test;
-mod tt_precision;
 mod wheels;
 
 use std::process::ExitCode;
@@ -43,16 +40,16 @@ enum Task {
     #[command(visible_alias = "ci")]
     Test(test::Arguments),
     /// Run the conformance suite over some backends and write a report; `conform --help` has its arguments
-    Conform(conform::Arguments),
+    Conform(program::Arguments),
     /// Study what each precision plan of the Tenstorrent backend costs and gains; `tt-precision --help` has its
     /// arguments
-    TtPrecision(tt_precision::Arguments),
+    TtPrecision(program::Arguments),
     /// Run policies at the tabletop task beside LeRobot and count successes; `rollout --help` has its arguments
-    Rollout(rollout::Arguments),
+    Rollout(program::Arguments),
     /// Hold the simulated FPGA design to its arithmetic; `rtl --help` has its arguments
     Rtl(rtl::Arguments),
     /// Measure the policy, its peers and this machine's ceilings; `bench --help` has its arguments
-    Bench(bench::Arguments),
+    Bench(program::Arguments),
     /// Synthesise the FPGA backend's design with Yosys, check its DSP slices and record its resources
     Synth(synth::Arguments),
     /// Record demonstrations for the mini policy of assets/mini and train it; `mini --help` has the steps
@@ -73,11 +70,11 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Setup => setup::run(setup::Caller::Setup)?,
         Task::Check(arguments) => drop(check::run(&arguments)?),
         Task::Test(arguments) => return test::run(&arguments),
-        Task::Conform(arguments) => return conform::run(&arguments),
-        Task::TtPrecision(arguments) => return tt_precision::run(&arguments),
-        Task::Rollout(arguments) => return rollout::run(&arguments),
+        Task::Conform(arguments) => return program::run("conform", &arguments),
+        Task::TtPrecision(arguments) => return program::run("tt-precision", &arguments),
+        Task::Rollout(arguments) => return program::run("rollout", &arguments),
         Task::Rtl(arguments) => return rtl::run(&arguments),
-        Task::Bench(arguments) => return bench::run(&arguments),
+        Task::Bench(arguments) => return program::run("bench", &arguments),
         Task::Synth(arguments) => synth::run(&arguments)?,
         Task::Mini(arguments) => mini::run(&arguments)?,
         Task::Golden(arguments) => golden::run(&arguments)?,

@@ -67,7 +67,7 @@ pub enum AttemptError {
 
 impl Ours {
     /// A policy with the width that its checkpoint pads actions to, and how many observations go into a prediction at
-    /// once: results do not depend on that number, and a backend that compiles for shapes wants 1.
+    /// once: results depend on that number by rounding at most, and a backend that compiles for shapes wants 1.
     ///
     /// # Errors
     /// [`AttemptError::NotForThis`] when its cameras, state or actions are not the tabletop's.
@@ -232,13 +232,12 @@ impl<'a> Running<'a> {
     }
 
     fn observe(&mut self, condition: Condition) -> Result<Observation, smolvla_core::Error> {
-        let images = match &self.first_pictures {
-            Some(pictures) if condition == Condition::Frozen => pictures.clone(),
-            _ => {
-                let pictures = pictures(&self.world)?;
-                self.first_pictures.get_or_insert(pictures.clone());
-                pictures
-            }
+        let images = match condition {
+            Condition::Plain | Condition::Swapped => pictures(&self.world)?,
+            Condition::Frozen => match &self.first_pictures {
+                Some(pictures) => pictures.clone(),
+                None => self.first_pictures.insert(pictures(&self.world)?).clone(),
+            },
         };
         Ok(Observation { images, state: self.world.state().to_vec(), task: self.task.clone() })
     }
