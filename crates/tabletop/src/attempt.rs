@@ -136,7 +136,7 @@ impl Predictor for Ours {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// What is.
-    Plain,
+    Normal,
     /// The instruction of [`Episode::swapped`], while the judge keeps the episode's own: a policy that listens fails.
     Swapped,
     /// The episode's first pictures all the time, the state as it is: a policy that looks does worse.
@@ -218,7 +218,7 @@ impl<'a> Running<'a> {
     fn new(episode: &'a Episode, condition: Condition) -> Self {
         let task = match condition {
             Condition::Swapped => episode.swapped().text,
-            Condition::Plain | Condition::Frozen => episode.instruction.text.clone(),
+            Condition::Normal | Condition::Frozen => episode.instruction.text.clone(),
         };
         Self {
             episode,
@@ -233,7 +233,7 @@ impl<'a> Running<'a> {
 
     fn observe(&mut self, condition: Condition) -> Result<Observation, smolvla_core::Error> {
         let images = match condition {
-            Condition::Plain | Condition::Swapped => pictures(&self.world)?,
+            Condition::Normal | Condition::Swapped => pictures(&self.world)?,
             Condition::Frozen => match &self.first_pictures {
                 Some(pictures) => pictures.clone(),
                 None => self.first_pictures.insert(pictures(&self.world)?).clone(),
@@ -343,14 +343,14 @@ mod tests {
 
     #[test]
     fn chunks_of_the_expert_do_the_task_and_those_for_a_swapped_instruction_do_not() {
-        assert!(successes(Condition::Plain).0 >= 29);
+        assert!(successes(Condition::Normal).0 >= 29);
         assert!(successes(Condition::Swapped).0 <= 2);
     }
 
     #[test]
     fn a_frozen_camera_shows_the_first_pictures_with_the_state_of_now() {
         let (_, shown) = successes(Condition::Frozen);
-        let (_, live) = successes(Condition::Plain);
+        let (_, live) = successes(Condition::Normal);
         assert_ne!(live[0].images, live[30].images);
         // The first thirty observations are the episodes' first moments; the thirty-first is the first one's second.
         assert_eq!(shown[0].images, shown[30].images);
@@ -363,7 +363,7 @@ mod tests {
         let mut periods = Vec::new();
         let mut ends = Vec::new();
         let mut expert = Expert { shown: Vec::new() };
-        let attempts = attempt(&mut expert, &episodes, Condition::Plain, &mut |step| {
+        let attempts = attempt(&mut expert, &episodes, Condition::Normal, &mut |step| {
             periods.push(step.period);
             ends.extend(step.outcome);
         })
@@ -390,9 +390,9 @@ mod tests {
         }
         let episodes = [Episode::new(Split::Evaluation, 1)];
         for length in [0, 2, 3, 23, 25] {
-            let error = attempt(&mut Short(length), &episodes, Condition::Plain, &mut |_| ()).unwrap_err();
+            let error = attempt(&mut Short(length), &episodes, Condition::Normal, &mut |_| ()).unwrap_err();
             assert!(error.to_string().contains(&format!("{length} numbers in a chunk")), "{error}");
         }
-        assert!(attempt(&mut Short(24), &episodes, Condition::Plain, &mut |_| ()).is_ok());
+        assert!(attempt(&mut Short(24), &episodes, Condition::Normal, &mut |_| ()).is_ok());
     }
 }

@@ -43,7 +43,7 @@ where
 impl From<Condition> for smolvla_tabletop::Condition {
     fn from(condition: Condition) -> Self {
         match condition {
-            Condition::Normal => Self::Plain,
+            Condition::Normal => Self::Normal,
             Condition::Swapped => Self::Swapped,
             Condition::Frozen => Self::Frozen,
         }

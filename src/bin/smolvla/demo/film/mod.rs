@@ -73,7 +73,7 @@ mod tests {
         let episodes = [Episode::new(Split::Evaluation, SEED)];
         let mut reel = Reel::new(&episodes[0], 8);
         let attempts =
-            attempt(&mut Expert, &episodes, Condition::Plain, &mut |step| reel.watch(step)).unwrap();
+            attempt(&mut Expert, &episodes, Condition::Normal, &mut |step| reel.watch(step)).unwrap();
         let [Attempt { outcome, periods, chunks }] = attempts.as_slice() else { panic!("one attempt") };
         assert!(outcome.is_success());
         assert_eq!((reel.outcome, reel.periods(), reel.plans.len()), (*outcome, *periods, chunks.len()));

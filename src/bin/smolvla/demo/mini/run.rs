@@ -29,7 +29,7 @@ impl Timed {
     pub(super) fn run(&mut self, episode: &Episode) -> Result<Reel, Failure> {
         let mut reel = Reel::new(episode, self.execute());
         self.progress.instruction.clone_from(&episode.instruction);
-        attempt(self, slice::from_ref(episode), Condition::Plain, &mut |step| reel.watch(step))
+        attempt(self, slice::from_ref(episode), Condition::Normal, &mut |step| reel.watch(step))
             .map_err(failure)?;
         self.progress.over += 1;
         Ok(reel)
