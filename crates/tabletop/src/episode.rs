@@ -5,7 +5,7 @@ use crate::instruction::{Goal, Instruction};
 use crate::random::{Random, Use};
 use crate::world::{Block, World};
 
-/// Two supplies of episodes that have none in common.
+/// Two sets of episodes that have none in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
     /// What demonstrations are recorded from.
@@ -34,7 +34,7 @@ const LIGHT: [f64; 2] = [0.1, 0.03];
 pub struct Episode {
     /// What it follows from.
     pub seed: u64,
-    /// Which supply it is of.
+    /// Which of the two sets it belongs to.
     pub split: Split,
     /// The table.
     pub world: World,
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn episodes_repeat_and_supplies_share_none() {
+    fn episodes_repeat_and_splits_share_none() {
         let scene = |split, seed| {
             let episode = Episode::new(split, seed);
             (episode.world.state(), episode.world.blocks().to_vec(), episode.instruction)

@@ -49,7 +49,7 @@ impl Random {
         low + (high - low) * self.unit()
     }
 
-    /// One of `0..count`, alike likely but for one part in 2^53.
+    /// One of `0..count`, equally likely but for one part in 2^53.
     pub(crate) fn below(&mut self, count: usize) -> usize {
         ((self.unit() * count as f64) as usize).min(count - 1)
     }
@@ -70,7 +70,7 @@ impl Random {
         Point::new(self.between(low.x, high.x), self.between(low.y, high.y))
     }
 
-    /// In any order, all orders alike likely.
+    /// In any order, all orders equally likely.
     pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));
