@@ -80,10 +80,17 @@ fn observe(observations: &Observations) -> Result {
 }
 
 fn recorder() -> Result<Command> {
-    let package =
-        ["build", "--release", "--locked", "--package", "smolvla-tabletop", "--bin", "tabletop-record"];
-    command::run(&mut cargo(package))?;
+    command::run(&mut build_of_recorder())?;
     Ok(Command::new(command::built("tabletop-record")?))
+}
+
+/// Of that package alone: the rest of the workspace takes far longer to build, and recording needs none of it.
+fn build_of_recorder() -> Command {
+    const PACKAGE: &str = "smolvla-tabletop";
+    let mut build =
+        cargo(["build", "--release", "--locked", "--package", PACKAGE, "--bin", "tabletop-record"]);
+    build.args(command::features(&[PACKAGE.to_owned()]));
+    build
 }
 
 fn train_policy(train: &Train) -> Result {
@@ -111,4 +118,26 @@ fn folder(name: &str) -> Result<PathBuf> {
     // target/release/xtask
     let target = task.ancestors().nth(2).ok_or("cannot find the target folder")?;
     Ok(target.join("mini").join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_recorder_is_built_with_the_features_it_requires() {
+        let output = cargo(["metadata", "--no-deps", "--format-version", "1"]).output().unwrap();
+        let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let packages = metadata["packages"].as_array().unwrap().iter();
+        let recorder = packages
+            .flat_map(|package| package["targets"].as_array().unwrap())
+            .find(|target| target["name"] == "tabletop-record")
+            .unwrap();
+        let build = build_of_recorder();
+        let features = build.get_args().last().unwrap().to_str().unwrap();
+        for required in recorder["required-features"].as_array().unwrap() {
+            let feature = format!("smolvla-tabletop/{}", required.as_str().unwrap());
+            assert!(features.split(',').any(|given| given == feature), "{feature} is not in {features}");
+        }
+    }
 }
