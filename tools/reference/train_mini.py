@@ -55,7 +55,9 @@ def main():
     torch.manual_seed(arguments.seed)
     data = Data(arguments.data)
     out = arguments.out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    # A training that was stopped before its first save left these, and is started over.
+    is_unfinished = (out / "training.csv").is_file() and not (out / "model.safetensors").exists()
+    if out.exists() and not is_unfinished and (not out.is_dir() or any(out.iterdir())):
         refuse(f"{out} exists and is not an empty folder; name another one with --out, or remove it")
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
