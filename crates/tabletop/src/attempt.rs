@@ -34,7 +34,7 @@ pub trait Predictor {
     fn noise_len(&self) -> usize;
 
     /// How many actions of a chunk are carried out before the next is predicted.
-    fn execute(&self) -> usize;
+    fn n_action_steps(&self) -> usize;
 
     /// Actions for each moment, `[chunk, ACTION_DIM]`, in the table's units.
     ///
@@ -43,15 +43,15 @@ pub trait Predictor {
     fn predict(&mut self, moments: &[Moment<'_>]) -> Result<Vec<Vec<f32>>, Self::Error>;
 }
 
-/// One of our policies, on any backend.
-pub struct Ours {
+/// A [`Policy`] as a [`Predictor`], on whatever backend runs it.
+pub struct PolicyPredictor {
     policy: Box<dyn Policy>,
     max_action_dim: usize,
     batch: usize,
     notices: Vec<String>,
 }
 
-/// What goes wrong with a policy of ours at the task.
+/// What goes wrong with a [`PolicyPredictor`] at the task.
 #[derive(Debug, thiserror::Error)]
 pub enum AttemptError {
     /// The policy itself failed.
@@ -65,7 +65,7 @@ pub enum AttemptError {
     NotForThis(String),
 }
 
-impl Ours {
+impl PolicyPredictor {
     /// A policy with the width that its checkpoint pads actions to, and how many observations go into a prediction at
     /// once: results depend on that number by rounding at most, and a backend that compiles for shapes wants 1.
     ///
@@ -102,14 +102,14 @@ impl Ours {
     }
 }
 
-impl Predictor for Ours {
+impl Predictor for PolicyPredictor {
     type Error = AttemptError;
 
     fn noise_len(&self) -> usize {
         self.policy.info().chunk_size * self.max_action_dim
     }
 
-    fn execute(&self) -> usize {
+    fn n_action_steps(&self) -> usize {
         self.policy.info().n_action_steps
     }
 
@@ -135,7 +135,7 @@ impl Predictor for Ours {
 /// What the policy is shown and told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// What is.
+    /// The scene and the instruction as they are.
     Normal,
     /// The instruction of [`Episode::swapped`], while the judge keeps the episode's own: a policy that listens fails.
     Swapped,
@@ -181,7 +181,7 @@ struct Running<'a> {
     over: bool,
 }
 
-/// Attempts all episodes side by side: those that go on are predicted for together, every [`Predictor::execute`] periods.
+/// Attempts all episodes side by side: those that go on are predicted for together, every [`Predictor::n_action_steps`] periods.
 /// `watch` is called after every period of each.
 ///
 /// # Errors
@@ -194,7 +194,7 @@ pub fn attempt<P: Predictor>(
 ) -> Result<Vec<Attempt>, P::Error> {
     let mut running: Vec<Running<'_>> =
         episodes.iter().map(|episode| Running::new(episode, condition)).collect();
-    let execute = predictor.execute().max(1);
+    let n_action_steps = predictor.n_action_steps().max(1);
     while running.iter().any(|one| !one.over) {
         let mut moments = Vec::new();
         for (index, one) in running.iter_mut().enumerate().filter(|(_, one)| !one.over) {
@@ -206,9 +206,9 @@ pub fn attempt<P: Predictor>(
         }
         let who: Vec<usize> = moments.iter().map(|moment| moment.episode).collect();
         let chunks = predictor.predict(&moments)?;
-        check(&chunks, who.len(), execute)?;
+        check(&chunks, who.len(), n_action_steps)?;
         for (index, chunk) in who.into_iter().zip(chunks) {
-            running[index].carry_out(index, chunk, execute, watch)?;
+            running[index].carry_out(index, chunk, n_action_steps, watch)?;
         }
     }
     Ok(running.into_iter().map(|one| one.attempt).collect())
@@ -246,10 +246,10 @@ impl<'a> Running<'a> {
         &mut self,
         index: usize,
         chunk: Vec<f32>,
-        execute: usize,
+        n_action_steps: usize,
         watch: &mut dyn FnMut(&Step<'_>),
     ) -> Result<(), ActionError> {
-        for (done, action) in chunk.chunks(ACTION_DIM).take(execute).enumerate() {
+        for (done, action) in chunk.chunks(ACTION_DIM).take(n_action_steps).enumerate() {
             self.world.step(action)?;
             self.attempt.periods += 1;
             let outcome = self.judge.look(&self.world);
@@ -273,18 +273,22 @@ impl<'a> Running<'a> {
 }
 
 /// Refuses predictions that are not a chunk for each moment, long enough to be carried out.
-fn check(chunks: &[Vec<f32>], moments: usize, execute: usize) -> Result<(), smolvla_core::Error> {
+fn check(chunks: &[Vec<f32>], moments: usize, n_action_steps: usize) -> Result<(), smolvla_core::Error> {
     if chunks.len() != moments {
         let reason = format!("{} chunks for {moments} observations", chunks.len());
         return Err(smolvla_core::Error::input("actions", reason));
     }
-    let whole =
-        |chunk: &&Vec<f32>| chunk.len() >= execute * ACTION_DIM && chunk.len().is_multiple_of(ACTION_DIM);
+    let whole = |chunk: &&Vec<f32>| {
+        chunk.len() >= n_action_steps * ACTION_DIM && chunk.len().is_multiple_of(ACTION_DIM)
+    };
     match chunks.iter().find(|chunk| !whole(chunk)) {
         None => Ok(()),
         Some(chunk) => Err(smolvla_core::Error::input(
             "actions",
-            format!("{} numbers in a chunk; expected {execute} or more actions of {ACTION_DIM}", chunk.len()),
+            format!(
+                "{} numbers in a chunk; expected {n_action_steps} or more actions of {ACTION_DIM}",
+                chunk.len()
+            ),
         )),
     }
 }
@@ -318,7 +322,7 @@ mod tests {
             4
         }
 
-        fn execute(&self) -> usize {
+        fn n_action_steps(&self) -> usize {
             8
         }
 
@@ -381,7 +385,7 @@ mod tests {
             fn noise_len(&self) -> usize {
                 1
             }
-            fn execute(&self) -> usize {
+            fn n_action_steps(&self) -> usize {
                 8
             }
             fn predict(&mut self, moments: &[Moment<'_>]) -> Result<Vec<Vec<f32>>, AttemptError> {

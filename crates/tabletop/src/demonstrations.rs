@@ -22,6 +22,8 @@ use crate::{expert, files};
 pub const CHUNK: usize = 16;
 /// What `dataset.json` says it is.
 const FORMAT: u32 = 1;
+/// There while a recording is under way, so that the next one knows the files of one that was interrupted.
+const UNFINISHED: &str = "unfinished";
 /// Episodes whose samples share a file.
 const EPISODES_A_FILE: u64 = 800;
 /// One period in so many is recorded: on the way to the block, where the words matter, and at it, where most time goes.
@@ -70,12 +72,14 @@ struct Samples {
 
 /// Records the episodes `0..episodes` of [`Split::Training`] into `folder`: `dataset.json`, and files of samples.
 ///
-/// Now and then the expert is shoved, slips, or finds itself elsewhere, so that the data holds ways back. A sample has both pictures, the state,
-/// the instruction, and the chunk of actions the expert would do from there undisturbed. `progress` is told how many
-/// episodes are done. `dataset.json` is written last: where it is, the rest is.
+/// Now and then the expert is shoved, slips, or finds itself elsewhere, so that the data holds ways back. A sample has both
+/// pictures, the state, the instruction, and the chunk of actions the expert would do from there undisturbed. `progress` is
+/// told how many episodes are done. `dataset.json` is written last: where it is, the rest is.
+///
+/// An earlier recording in `folder` is replaced, whole or interrupted.
 ///
 /// # Errors
-/// Where a file cannot be written; the error names it.
+/// When a file cannot be written, or `folder` has samples that are of no recording; the error names it.
 pub fn record(folder: &Path, episodes: u64, progress: &mut dyn FnMut(u64)) -> Result<Recorded, RecordError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -83,7 +87,8 @@ pub fn record(folder: &Path, episodes: u64, progress: &mut dyn FnMut(u64)) -> Re
     };
     fs::create_dir_all(folder).map_err(failed(folder))?;
     let description = folder.join("dataset.json");
-    clear(folder).map_err(failed(folder))?;
+    let unfinished = folder.join(UNFINISHED);
+    clear(folder, &description, &unfinished).map_err(failed(folder))?;
     let mut files = Vec::new();
     let mut total = 0;
     for first in (0..episodes).step_by(EPISODES_A_FILE as usize) {
@@ -113,23 +118,30 @@ pub fn record(folder: &Path, episodes: u64, progress: &mut dyn FnMut(u64)) -> Re
         "files": files,
     });
     files::write(&description, format!("{text:#}\n").as_bytes()).map_err(failed(&description))?;
+    fs::remove_file(&unfinished).map_err(failed(&unfinished))?;
     Ok(Recorded { episodes, samples: total })
 }
 
-/// Removes an earlier recording, its description first.
-fn clear(folder: &Path) -> io::Result<()> {
-    let description = folder.join("dataset.json");
-    if description.exists() {
-        fs::remove_file(description)?;
-    }
+/// Removes an earlier recording, its description first, and leaves the mark of one that is under way.
+fn clear(folder: &Path, description: &Path, unfinished: &Path) -> io::Result<()> {
+    let mut samples = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with("samples-") && name.ends_with(".safetensors") {
-            fs::remove_file(path)?;
+            samples.push(path);
         }
     }
-    Ok(())
+    if !samples.is_empty() && !description.exists() && !unfinished.exists() {
+        let reason = "it has samples-*.safetensors but no dataset.json, so they are of something else; name another \
+                      folder, or move them";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, reason));
+    }
+    fs::write(unfinished, "These samples are incomplete.\n")?;
+    if description.exists() {
+        fs::remove_file(description)?;
+    }
+    samples.into_iter().try_for_each(fs::remove_file)
 }
 
 impl Samples {
@@ -271,13 +283,23 @@ mod tests {
     }
 
     #[test]
-    fn a_shorter_recording_leaves_nothing_of_a_longer_one() {
+    fn a_recording_replaces_another_whole_or_interrupted_and_nothing_else() {
+        for left in ["dataset.json", UNFINISHED] {
+            let folder = tempfile::tempdir().unwrap();
+            let file = |name: &str| folder.path().join(name);
+            for name in ["samples-007.safetensors", "notes.txt", left] {
+                fs::write(file(name), "old").unwrap();
+            }
+            record(folder.path(), 1, &mut |_| ()).unwrap();
+            assert!(!file("samples-007.safetensors").exists() && !file(UNFINISHED).exists());
+            assert!(file("notes.txt").exists() && file("dataset.json").exists());
+        }
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("samples-007.safetensors"), "old").unwrap();
-        fs::write(folder.path().join("notes.txt"), "mine").unwrap();
-        record(folder.path(), 1, &mut |_| ()).unwrap();
-        assert!(!folder.path().join("samples-007.safetensors").exists());
-        assert!(folder.path().join("notes.txt").exists());
+        let file = folder.path().join("samples-of-mine.safetensors");
+        fs::write(&file, "mine").unwrap();
+        let error = record(folder.path(), 1, &mut |_| ()).unwrap_err().to_string();
+        assert!(error.contains("of something else"), "{error}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! A tabletop task: coloured blocks, a gripper, an instruction.
 //!
 //! A small policy is trained on it (`assets/mini`), so that backends can be compared by what a robot's user cares about: is
-//! the task still done? Everything follows from a seed, down to the last bit of every picture, as the
-//! arithmetic is that of IEEE 754 and the random numbers are computed in Rust.
+//! the task still done? Everything follows from a seed. Pictures and motion are sums, products and square roots of f64, which
+//! are the same on every machine; so are uniform random numbers. Normal ones are too, but for those beyond
+//! 3.65 standard deviations, three in ten thousand, whose last bit is that of the system's `ln`.
 //!
 //! - [`Episode`] is a scene with an [`Instruction`]; [`World`] moves, [`render()`] shows it, [`Judge`] decides.
 //! - [`attempt()`] runs a policy (a [`Predictor`]) in closed loop, over many episodes side by side.
@@ -22,7 +23,7 @@ mod random;
 mod render;
 mod world;
 
-pub use attempt::{Attempt, AttemptError, Condition, Moment, Ours, Predictor, Step, attempt};
+pub use attempt::{Attempt, AttemptError, Condition, Moment, PolicyPredictor, Predictor, Step, attempt};
 pub use demonstrations::{CHUNK, RecordError, Recorded, record};
 pub use episode::{Episode, SceneError, Split};
 pub use geometry::{BLOCK_CM, CORNER_CM, Colour, Corner, Point, TABLE_CM};

@@ -1,4 +1,5 @@
-//! Random numbers that are the same on every machine.
+//! Random numbers by seed. Uniform ones are the same on every machine; so are normal ones, but for the ziggurat's tail
+//! (beyond 3.65, three draws in ten thousand), which goes through the system's `ln`.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};

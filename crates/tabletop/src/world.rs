@@ -127,7 +127,7 @@ impl World {
     /// Carries out an action for a period.
     ///
     /// # Errors
-    /// Where it has not [`ACTION_DIM`] numbers, or one that is not finite; the world is unchanged then.
+    /// When it does not have [`ACTION_DIM`] numbers, or one of them is not finite; the world is unchanged then.
     pub fn step(&mut self, action: &[f32]) -> Result<(), ActionError> {
         let &[vx, vy, press] = action else { return Err(ActionError { action: format!("{action:?}") }) };
         if !(vx.is_finite() && vy.is_finite() && press.is_finite()) {

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 pub use behaviour::{
     ActionErrors, BEHAVIOUR_FORMAT, BEHAVIOUR_KIND, Behaviour, BehaviourRow, Condition, Distribution,
-    LeRobotRun, Pairs, Rate,
+    LeRobotRun, OtherCheckpoint, Pairs, Rate,
 };
 pub use model::{
     BackendReport, CaseReport, CheckReport, FORMAT, Kill, Machine, MutantReport, MutantsReport, Presence,
@@ -26,6 +26,9 @@ pub use model::{
 
 pub(crate) use format::pcc as describe_pcc;
 pub(crate) use summary::HEADLINES;
+
+#[cfg(feature = "rollout")]
+pub(crate) use behaviour::SWAPPED_AT_MOST;
 
 /// Where [`Report::write`] wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,9 @@ use smolvla::backend::Execution;
 use smolvla::policy::PolicyOptions;
 use smolvla::quantise::PLAN_FILE;
 use smolvla::{CheckpointSource, Device, OpenOptions, Precision, PrecisionPlan};
-use smolvla_tabletop::{CHUNK, Ours};
+use smolvla_core::checkpoint::WeightsFile;
+use smolvla_core::weights::StorageType;
+use smolvla_tabletop::{CHUNK, PolicyPredictor};
 
 /// What a precision can be that is the name of no number format.
 const PLAN_SUFFIX: &str = ".json";
@@ -77,12 +79,18 @@ impl Contestant {
         Place { device, emulated, precision: self.plan.to_string() }
     }
 
-    /// Loads the policy: its own checkpoint, or else `checkpoint`. `batch` observations go into a prediction, or one
-    /// where each number of them would be compiled anew.
+    /// Observations that go into a prediction where up to `wanted` could: one where each number of them would be compiled
+    /// anew.
+    pub fn batch(&self, wanted: usize) -> usize {
+        if self.device.capabilities().static_shapes { 1 } else { wanted }
+    }
+
+    /// Loads the policy: its own checkpoint, or else `checkpoint`. [`Contestant::batch`] of `batch` observations go into a
+    /// prediction.
     ///
     /// # Errors
     /// When the checkpoint cannot be loaded, or is not for the table.
-    pub fn load(self, checkpoint: &Path, batch: usize) -> Result<Ours, String> {
+    pub fn load(self, checkpoint: &Path, batch: usize) -> Result<Loaded, String> {
         let fail = |error: &dyn std::fmt::Display| format!("{}: {error}", self.label);
         let folder = self.checkpoint.as_deref().unwrap_or(checkpoint);
         if !folder.is_dir() {
@@ -91,16 +99,34 @@ impl Contestant {
         let source = CheckpointSource::Folder(folder.to_owned());
         let opened =
             smolvla::open(&source, &OpenOptions::from_env(), &mut |_| ()).map_err(|error| fail(&error))?;
-        let batch = if self.device.capabilities().static_shapes { 1 } else { batch };
+        let batch = self.batch(batch);
         let options = PolicyOptions { precision: self.plan.clone(), ..PolicyOptions::default() };
         let width = opened.architecture.max_action_dim;
+        let integers = integers(&folder.join("model.safetensors")).map_err(|error| fail(&error))?;
         let policy = self.device.load(&opened, &options, &mut |_| ()).map_err(|error| fail(&error))?;
         if policy.info().chunk_size != CHUNK {
             let found = policy.info().chunk_size;
             return Err(fail(&format!("its chunks have {found} actions; the table's have {CHUNK}")));
         }
-        Ours::new(policy, width, batch).map_err(|error| fail(&error))
+        let policy = PolicyPredictor::new(policy, width, batch).map_err(|error| fail(&error))?;
+        Ok(Loaded { policy, integers })
     }
+}
+
+/// A contestant's policy.
+pub struct Loaded {
+    /// Ready for episodes.
+    pub policy: PolicyPredictor,
+    /// How many of its weights are stored as integers of how many bits; `None` where none are.
+    pub integers: Option<String>,
+}
+
+/// `33 weights in int8, 20 in int4`, of a file of weights.
+fn integers(file: &Path) -> Result<Option<String>, smolvla_core::Error> {
+    let file = WeightsFile::open(file)?;
+    let count = |storage| file.tensors().filter(|(_, tensor)| tensor.storage == Some(storage)).count();
+    let (int8, int4) = (count(StorageType::I8), count(StorageType::I4));
+    Ok((int8 + int4 > 0).then(|| format!("{int8} weights in int8, {int4} in int4")))
 }
 
 /// Where and in what numbers a contestant runs.

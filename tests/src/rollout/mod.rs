@@ -25,12 +25,12 @@ use clap::Parser;
 use smolvla_tabletop::ActionError;
 
 pub use self::checkpoint::checkpoint_sha256;
-pub use self::contestant::{Contestant, Place};
+pub use self::contestant::{Contestant, Loaded, Place};
 pub use self::lerobot::LeRobot;
 pub use self::recording::{KEPT, Recording, Replay};
 pub use self::results::replayed;
 pub use self::shadow::{KeptPrediction, PredictionKeeper, compare, seen_sha256};
-pub use self::statistics::{distribution, mcnemar, rate, wilson};
+pub use self::statistics::{control_met, correct, distribution, mcnemar, rate, wilson};
 pub use self::study::{Baseline, attempts, episodes, finished, pairs, row, study};
 use crate::fixtures::target_folder;
 use crate::report::{BEHAVIOUR_FORMAT, BEHAVIOUR_KIND, Behaviour, replace};
@@ -65,13 +65,13 @@ struct Arguments {
     /// Threads of LeRobot [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     threads: Option<u32>,
-    /// Controls for the first contestant: told another instruction, and shown its first pictures for ever
+    /// Controls for the first contestant: told another instruction, and shown its first pictures until the end
     #[arg(long)]
     controls: bool,
     /// Controls for every contestant
     #[arg(long)]
     all_controls: bool,
-    /// Compare the actions on what LeRobot saw in the first episodes, up to so many; 0 for none [default: 20, or as many as
+    /// Compare the actions on what LeRobot saw in the first episodes, up to so many; 0 for none [default: 40, or as many as
     /// are recorded]
     #[arg(long, value_name = "N")]
     shadow: Option<u32>,
@@ -111,10 +111,12 @@ impl From<smolvla_core::Error> for Failure {
     }
 }
 
-/// The program. Exit codes: 0 written, 2 something given is wrong or failed; where contestants failed, all else is written.
+/// The program. Exit codes: 0 written; 1 written, but a control did not show what it is there for; 2 something given is wrong
+/// or failed. Where contestants failed, all else is written.
 pub fn main() -> ExitCode {
     match perform(&Arguments::parse(), &mut io::stdout()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(message) => {
             // Standard error may be closed; the exit code says it all the same.
             let _ = writeln!(io::stderr(), "error: {message}");
@@ -133,11 +135,12 @@ pub fn mini_recording() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/mini/lerobot.safetensors")
 }
 
-fn perform(arguments: &Arguments, out: &mut dyn io::Write) -> Result<(), String> {
+/// Whether every control that ran shows what it is there for.
+fn perform(arguments: &Arguments, out: &mut dyn io::Write) -> Result<bool, String> {
     let checkpoint = arguments.checkpoint.clone().unwrap_or_else(mini_checkpoint);
     let checkpoint_sha256 = checkpoint_sha256(&checkpoint)?;
     if arguments.record {
-        return results::record(arguments, &checkpoint, checkpoint_sha256, out);
+        return results::record(arguments, &checkpoint, checkpoint_sha256, out).map(|()| true);
     }
     let (started, clock) = (SystemTime::now(), Instant::now());
     // All of them before any runs: a misspelt name should not be found out after an hour.
@@ -171,6 +174,8 @@ fn perform(arguments: &Arguments, out: &mut dyn io::Write) -> Result<(), String>
         episodes: &episodes,
         periods: &lerobot.periods,
         kept: &lerobot.kept,
+        n_action_steps: lerobot.n_action_steps,
+        noise_len: lerobot.noise_len,
     };
     let mut failed = Vec::new();
     for (index, contestant) in contestants.into_iter().enumerate() {
@@ -183,6 +188,7 @@ fn perform(arguments: &Arguments, out: &mut dyn io::Write) -> Result<(), String>
             }
         }
         behaviour.rows.extend(rows);
+        correct(&mut behaviour.rows);
         behaviour.wall_s = clock.elapsed().as_secs_f64();
         // After each contestant: what has been computed is not lost when the rest is stopped.
         write(&folder, &behaviour)?;
@@ -190,8 +196,15 @@ fn perform(arguments: &Arguments, out: &mut dyn io::Write) -> Result<(), String>
     // Whoever reads may stop reading.
     let _ = writeln!(out, "{}", behaviour.to_markdown());
     let _ = writeln!(out, "written to {}", folder.display());
+    let mut all_met = true;
+    for row in &behaviour.rows {
+        if let Some(remark) = behaviour.unmet_control(row) {
+            all_met = false;
+            say(&format!("{}: {remark}", row.name()));
+        }
+    }
     match failed.is_empty() {
-        true => Ok(()),
+        true => Ok(all_met),
         false => Err(format!("without results: {}; the rest is written", failed.join("; "))),
     }
 }

@@ -25,12 +25,12 @@ pub struct Recording {
     /// What it ran: [`super::checkpoint_sha256`].
     pub checkpoint_sha256: String,
     /// Actions carried out of each chunk.
-    pub execute: usize,
+    pub n_action_steps: usize,
     /// Numbers of noise a chunk starts from.
     pub noise_len: usize,
     /// By seed: periods until the goal was reached, `None` where time ran out.
     pub periods: Vec<Option<usize>>,
-    /// Of the first [`KEPT`] seeds: the executed actions of each chunk, `[execute, ACTION_DIM]`.
+    /// Of the first [`KEPT`] seeds: the executed actions of each chunk, `[n_action_steps, ACTION_DIM]`.
     pub actions: Vec<Vec<Vec<f32>>>,
     /// Of the same seeds: what it saw, as [`seen_sha256`].
     pub seen_sha256: Vec<String>,
@@ -46,15 +46,15 @@ impl Recording {
         kept: &[KeptPrediction],
         lerobot: LeRobotRun,
         checkpoint_sha256: String,
-        execute: usize,
+        n_action_steps: usize,
         noise_len: usize,
     ) -> Result<Self, String> {
-        let executed = |chunk: &Vec<f32>| chunk[..execute * ACTION_DIM].to_vec();
+        let executed = |chunk: &Vec<f32>| chunk[..n_action_steps * ACTION_DIM].to_vec();
         let first = attempts.len().min(KEPT);
         Ok(Self {
             lerobot,
             checkpoint_sha256,
-            execute,
+            n_action_steps,
             noise_len,
             periods: attempts.iter().map(super::finished).collect(),
             actions: attempts[..first]
@@ -83,12 +83,12 @@ impl Recording {
                 .filter(|size| (smallest..=largest).contains(size))
                 .ok_or_else(|| fail(format!("{key} is {text:?}; expected {smallest} to {largest}")))
         };
-        let execute = size("n_action_steps", 1, CHUNK)?;
+        let n_action_steps = size("n_action_steps", 1, CHUNK)?;
         let noise_len = size("noise_len", CHUNK * ACTION_DIM, CHUNK * WIDEST_ACTION)?;
         let periods = golden.i64("periods")?.1.iter().map(|number| periods(*number));
         let periods: Vec<Option<usize>> = periods.collect::<Result<_, _>>().map_err(fail)?;
         let (counts, values) = (golden.i64("chunks")?.1, golden.f32("actions")?.1);
-        let actions = actions(counts, values, execute, &periods).map_err(fail)?;
+        let actions = actions(counts, values, n_action_steps, &periods).map_err(fail)?;
         let seen_sha256: Vec<String> =
             golden.metadata("seen_sha256")?.split_whitespace().map(str::to_owned).collect();
         if seen_sha256.len() != actions.len() {
@@ -100,9 +100,10 @@ impl Recording {
                 lerobot: golden.metadata("lerobot")?.to_owned(),
                 torch: golden.metadata("torch")?.to_owned(),
                 recorded: true,
+                threads: None,
             },
             checkpoint_sha256: golden.metadata("checkpoint_sha256")?.to_owned(),
-            execute,
+            n_action_steps,
             noise_len,
             periods,
             actions,
@@ -128,14 +129,14 @@ impl Recording {
         let views = [
             ("periods", view(Dtype::I64, vec![self.periods.len()], &ended)?),
             ("chunks", view(Dtype::I64, vec![self.actions.len()], &counts)?),
-            ("actions", view(Dtype::F32, vec![chunks.len(), self.execute, ACTION_DIM], &values)?),
+            ("actions", view(Dtype::F32, vec![chunks.len(), self.n_action_steps, ACTION_DIM], &values)?),
         ];
         let metadata = HashMap::from([
             ("lerobot".to_owned(), self.lerobot.lerobot.clone()),
             ("torch".to_owned(), self.lerobot.torch.clone()),
             ("checkpoint_sha256".to_owned(), self.checkpoint_sha256.clone()),
             ("seen_sha256".to_owned(), self.seen_sha256.join(" ")),
-            ("n_action_steps".to_owned(), self.execute.to_string()),
+            ("n_action_steps".to_owned(), self.n_action_steps.to_string()),
             ("noise_len".to_owned(), self.noise_len.to_string()),
         ]);
         serialize(views, Some(metadata)).map_err(|error| error.to_string())
@@ -176,7 +177,11 @@ impl Recording {
     /// Where the actions of so many are not recorded.
     pub fn replay(&self, first_seed: u64, episodes: usize) -> Result<Replay, String> {
         let actions = slice(&self.actions, first_seed, episodes).ok_or_else(|| self.too_few())?;
-        Ok(Replay { actions: actions.to_vec(), execute: self.execute, noise_len: self.noise_len })
+        Ok(Replay {
+            actions: actions.to_vec(),
+            n_action_steps: self.n_action_steps,
+            noise_len: self.noise_len,
+        })
     }
 
     /// What LeRobot saw at the seeds from `first_seed` on, each as [`seen_sha256`].
@@ -213,13 +218,13 @@ fn periods(number: i64) -> Result<Option<usize>, String> {
 fn actions(
     counts: &[i64],
     values: &[f32],
-    execute: usize,
+    n_action_steps: usize,
     periods: &[Option<usize>],
 ) -> Result<Vec<Vec<Vec<f32>>>, String> {
     if counts.len() > periods.len() {
         return Err(format!("actions of {} episodes, but ends of {} only", counts.len(), periods.len()));
     }
-    let chunks = |ended: &Option<usize>| ended.unwrap_or(LIMIT).div_ceil(execute);
+    let chunks = |ended: &Option<usize>| ended.unwrap_or(LIMIT).div_ceil(n_action_steps);
     for (seed, (count, ended)) in counts.iter().zip(periods).enumerate() {
         let expected = chunks(ended);
         if usize::try_from(*count) != Ok(expected) {
@@ -227,7 +232,7 @@ fn actions(
         }
     }
     let counts: Vec<usize> = periods[..counts.len()].iter().map(chunks).collect();
-    let width = execute * ACTION_DIM;
+    let width = n_action_steps * ACTION_DIM;
     if values.len() != width * counts.iter().sum::<usize>() {
         return Err("`actions` are not as many as `chunks` says".to_owned());
     }
@@ -242,7 +247,7 @@ fn actions(
 #[derive(Clone, Debug)]
 pub struct Replay {
     actions: Vec<Vec<Vec<f32>>>,
-    execute: usize,
+    n_action_steps: usize,
     noise_len: usize,
 }
 
@@ -265,8 +270,8 @@ impl Predictor for Replay {
         self.noise_len
     }
 
-    fn execute(&self) -> usize {
-        self.execute
+    fn n_action_steps(&self) -> usize {
+        self.n_action_steps
     }
 }
 
@@ -276,9 +281,14 @@ mod tests {
 
     fn recording() -> Recording {
         Recording {
-            lerobot: LeRobotRun { lerobot: "0.6.1".to_owned(), torch: "2.8.0".to_owned(), recorded: true },
+            lerobot: LeRobotRun {
+                lerobot: "0.6.1".to_owned(),
+                torch: "2.8.0".to_owned(),
+                recorded: true,
+                threads: None,
+            },
             checkpoint_sha256: "abc".to_owned(),
-            execute: 2,
+            n_action_steps: 2,
             noise_len: 64,
             periods: vec![Some(3), None, Some(8)],
             actions: vec![vec![vec![1.0; 6], vec![2.0; 6]], vec![vec![3.0; 6]; LIMIT / 2]],
@@ -342,7 +352,7 @@ mod tests {
         // What `bytes` would not write: numbers in the file that the tensors in it do not bear out.
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("lerobot.safetensors");
-        let refused = |execute: &str, counts: [i64; 2], reason: &str| {
+        let refused = |n_action_steps: &str, counts: [i64; 2], reason: &str| {
             let numbers = |values: &[i64]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
             let (ended, counts, values) = (numbers(&[3, -1]), numbers(&counts), vec![0; 24]);
             let view = |dtype, shape, data| TensorView::new(dtype, shape, data).unwrap();
@@ -351,7 +361,7 @@ mod tests {
                 ("chunks", view(Dtype::I64, vec![2], &counts)),
                 ("actions", view(Dtype::F32, vec![1, 2, 3], &values)),
             ];
-            let metadata = [("n_action_steps", execute), ("noise_len", "64")];
+            let metadata = [("n_action_steps", n_action_steps), ("noise_len", "64")];
             let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned()));
             std::fs::write(&file, serialize(views, Some(HashMap::from(metadata))).unwrap()).unwrap();
             let error = Recording::open(&file).unwrap_err();

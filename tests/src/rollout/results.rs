@@ -7,7 +7,7 @@ use std::time::Instant;
 use smolvla_tabletop::{Episode, Predictor as _};
 
 use super::contestant::{LEROBOT, Place};
-use super::lerobot::LeRobot;
+use super::lerobot::{BATCH, LeRobot};
 use super::recording::{KEPT, Recording};
 use super::shadow::{KeptPrediction, PredictionKeeper, seen_sha256};
 use super::study::{attempts, episodes, finished, row};
@@ -18,7 +18,7 @@ use crate::report::{BehaviourRow, Condition, LeRobotRun};
 const RECORDED: usize = 500;
 
 /// Episodes on which actions are compared unless the arguments say otherwise.
-const SHADOW: usize = 20;
+const SHADOW: usize = KEPT;
 
 /// What LeRobot did, in this run or before.
 pub(super) struct LeRobotResults {
@@ -26,6 +26,8 @@ pub(super) struct LeRobotResults {
     pub(super) periods: Vec<Option<usize>>,
     /// Its predictions, for the episodes on which actions are compared.
     pub(super) kept: Vec<KeptPrediction>,
+    pub(super) n_action_steps: usize,
+    pub(super) noise_len: usize,
     /// What a reader should know of them.
     pub(super) notes: Vec<String>,
     /// How long it ran; none where it did not.
@@ -34,7 +36,7 @@ pub(super) struct LeRobotResults {
 
 impl LeRobotResults {
     pub(super) fn row(&self, episodes: &[Episode]) -> BehaviourRow {
-        let LeRobotRun { lerobot, torch, recorded } = &self.who;
+        let LeRobotRun { lerobot, torch, recorded, .. } = &self.who;
         let recorded = if *recorded { ", recorded" } else { "" };
         let place = Place {
             device: format!("LeRobot {lerobot}, PyTorch {torch} on a processor{recorded}"),
@@ -43,6 +45,7 @@ impl LeRobotResults {
         };
         BehaviourRow {
             wall_s: self.wall_s,
+            batch: BATCH,
             ..row(LEROBOT, Condition::Normal, &place, episodes, self.periods.clone())
         }
     }
@@ -64,12 +67,14 @@ pub(super) fn lerobot(
     let shadow = arguments.shadow.map_or(SHADOW, |count| count as usize);
     let clock = Instant::now();
     let mut lerobot = start(&python, checkpoint, arguments)?;
-    let who = lerobot.versions();
+    let who = LeRobotRun { threads: Some(threads(arguments)), ..lerobot.versions() };
+    let (n_action_steps, noise_len) = (lerobot.n_action_steps(), lerobot.noise_len());
     let mut keeper = PredictionKeeper::new(&mut lerobot, shadow);
     let attempts = attempts(&mut keeper, episodes, Condition::Normal, LEROBOT)?;
     let periods = attempts.iter().map(finished).collect();
     let wall_s = Some(clock.elapsed().as_secs_f64());
-    Ok(LeRobotResults { who, periods, kept: keeper.kept, notes: Vec::new(), wall_s })
+    let (kept, notes) = (keeper.kept, Vec::new());
+    Ok(LeRobotResults { who, periods, kept, n_action_steps, noise_len, notes, wall_s })
 }
 
 fn recorded(
@@ -95,7 +100,8 @@ fn recorded(
         }
         _ => replayed(&recording, &episodes[..shadow])?,
     };
-    Ok(LeRobotResults { who: recording.lerobot, periods, kept, notes, wall_s: None })
+    let Recording { lerobot: who, n_action_steps, noise_len, .. } = recording;
+    Ok(LeRobotResults { who, periods, kept, n_action_steps, noise_len, notes, wall_s: None })
 }
 
 /// On how many of the episodes actions are compared, and what to say where they are fewer than could be expected.
@@ -177,8 +183,8 @@ pub(super) fn record(
     let attempts = attempts(&mut keeper, &episodes(0, count), Condition::Normal, LEROBOT)?;
     let kept = keeper.kept;
     let who = LeRobotRun { recorded: true, ..lerobot.versions() };
-    let (execute, noise_len) = (lerobot.execute(), lerobot.noise_len());
-    let recording = Recording::of(&attempts, &kept, who, checkpoint_sha256, execute, noise_len)?;
+    let (n_action_steps, noise_len) = (lerobot.n_action_steps(), lerobot.noise_len());
+    let recording = Recording::of(&attempts, &kept, who, checkpoint_sha256, n_action_steps, noise_len)?;
     let file = mini_recording();
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -222,11 +228,11 @@ mod tests {
 
     #[test]
     fn fewer_compared_actions_than_expected_are_told_and_than_asked_for_refused() {
-        assert_eq!(shadow(&[], 200).unwrap(), (20, Vec::new()));
+        assert_eq!(shadow(&[], 200).unwrap(), (40, Vec::new()));
         assert_eq!(shadow(&["--shadow", "40"], 10).unwrap(), (10, Vec::new()));
-        assert_eq!(shadow(&["--first-seed", "20"], 200).unwrap(), (20, Vec::new()));
+        assert_eq!(shadow(&["--first-seed", "20", "--shadow", "20"], 200).unwrap(), (20, Vec::new()));
         let (count, notes) = shadow(&["--first-seed", "30"], 200).unwrap();
-        assert!(count == 10 && notes[0].contains("on 10 episodes instead of 20"), "{notes:?}");
+        assert!(count == 10 && notes[0].contains("on 10 episodes instead of 40"), "{notes:?}");
         assert_eq!(shadow(&["--first-seed", "300"], 200).unwrap().0, 0);
         assert_eq!(shadow(&["--first-seed", "300", "--shadow", "0"], 200).unwrap(), (0, Vec::new()));
         assert!(shadow(&["--shadow", "41"], 200).unwrap_err().contains("--shadow 41"));

@@ -27,7 +27,7 @@ pub struct KeptPrediction {
     observation: Observation,
     noise: Vec<f32>,
     world: World,
-    /// The actions that were to be carried out, `[execute, ACTION_DIM]`.
+    /// The actions that were to be carried out, `[n_action_steps, ACTION_DIM]`.
     actions: Vec<f32>,
 }
 
@@ -51,7 +51,7 @@ impl<P: Predictor> Predictor for PredictionKeeper<'_, P> {
 
     fn predict(&mut self, moments: &[Moment<'_>]) -> Result<Vec<Vec<f32>>, P::Error> {
         let chunks = self.inner.predict(moments)?;
-        let width = self.inner.execute() * ACTION_DIM;
+        let width = self.inner.n_action_steps() * ACTION_DIM;
         for (moment, chunk) in
             moments.iter().zip(&chunks).filter(|(moment, _)| moment.episode < self.episodes)
         {
@@ -72,8 +72,8 @@ impl<P: Predictor> Predictor for PredictionKeeper<'_, P> {
         self.inner.noise_len()
     }
 
-    fn execute(&self) -> usize {
-        self.inner.execute()
+    fn n_action_steps(&self) -> usize {
+        self.inner.n_action_steps()
     }
 }
 
@@ -105,7 +105,7 @@ pub fn seen_sha256(kept: &[KeptPrediction], episode: usize) -> Result<String, St
 /// Has `predictor` predict for all that was kept, and measures how far it is from what was done then.
 ///
 /// # Errors
-/// As the predictor; when it predicts what is not finite, or fewer actions.
+/// As the predictor; when it predicts what is not finite, or fewer chunks or actions.
 pub fn compare<P: Predictor>(
     predictor: &mut P,
     kept: &[KeptPrediction],
@@ -115,6 +115,9 @@ where
 {
     let moments: Vec<Moment<'_>> = kept.iter().map(KeptPrediction::moment).collect();
     let chunks = predictor.predict(&moments).map_err(|error| error.to_string())?;
+    if chunks.len() != kept.len() {
+        return Err(format!("{} chunks for {} observations", chunks.len(), kept.len()));
+    }
     let (mut velocity, mut press, mut press_flips) = (Vec::new(), Vec::new(), 0);
     for (one, chunk) in kept.iter().zip(&chunks) {
         let actions = chunk.get(..one.actions.len()).ok_or("a chunk has fewer actions than LeRobot's")?;

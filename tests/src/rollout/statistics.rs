@@ -1,6 +1,6 @@
 //! Success rates with intervals, pairs of episodes, distributions of errors.
 
-use crate::report::{Distribution, Rate};
+use crate::report::{BehaviourRow, Condition, Distribution, Rate, SWAPPED_AT_MOST};
 
 /// The 97.5 % point of the standard normal distribution.
 const Z: f64 = 1.959_963_984_540_054;
@@ -39,7 +39,30 @@ pub fn mcnemar(lost: usize, won: usize) -> f64 {
     (2.0 * tail).min(1.0)
 }
 
-/// Median, 95 % point and maximum, each a value of `values` (nearest rank); `None` of nothing.
+/// Corrects the rows' values of p for their number: Holm's step-down, which holds whatever the tests have in common.
+pub fn correct(rows: &mut [BehaviourRow]) {
+    let mut pairs: Vec<_> = rows.iter_mut().filter_map(|row| row.pairs.as_mut()).collect();
+    pairs.sort_by(|one, other| one.p.total_cmp(&other.p));
+    let count = pairs.len();
+    let mut largest = 0.0_f64;
+    for (index, pairs) in pairs.into_iter().enumerate() {
+        largest = largest.max((count - index) as f64 * pairs.p).min(1.0);
+        pairs.p_holm = largest;
+    }
+}
+
+/// Whether a control shows what it is there for, beside the same contestant under normal conditions: does clearly worse, and
+/// told of another block hardly ever does the real task.
+pub fn control_met(condition: Condition, normal: &Rate, control: &Rate) -> Option<bool> {
+    let is_worse = control.interval.1 < normal.interval.0;
+    match condition {
+        Condition::Normal => None,
+        Condition::Swapped => Some(is_worse && control.share() <= SWAPPED_AT_MOST),
+        Condition::Frozen => Some(is_worse),
+    }
+}
+
+/// Mean, median, 95 % point and maximum, the last three values of `values` (nearest rank); `None` of nothing.
 ///
 /// # Errors
 /// When a value is not finite: it has no place in an order.
@@ -53,7 +76,8 @@ pub fn distribution(mut values: Vec<f64>) -> Result<Option<Distribution>, String
         let rank = (share * values.len() as f64).ceil() as usize;
         values[rank.clamp(1, values.len()) - 1]
     };
-    Ok(Some(Distribution { count: values.len(), median: at(0.5), p95: at(0.95), max }))
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    Ok(Some(Distribution { count: values.len(), mean, median: at(0.5), p95: at(0.95), max }))
 }
 
 #[cfg(test)]
@@ -101,10 +125,21 @@ mod tests {
     }
 
     #[test]
+    fn controls_must_do_clearly_worse_and_swapped_ones_hardly_ever_succeed() {
+        let met = |condition, successes| control_met(condition, &rate(95, 100), &rate(successes, 100));
+        assert_eq!(met(Condition::Normal, 95), None);
+        assert_eq!((met(Condition::Frozen, 80), met(Condition::Frozen, 90)), (Some(true), Some(false)));
+        assert_eq!((met(Condition::Swapped, 10), met(Condition::Swapped, 11)), (Some(true), Some(false)));
+        // Few episodes show nothing.
+        assert_eq!(control_met(Condition::Swapped, &rate(2, 2), &rate(0, 2)), Some(false));
+    }
+
+    #[test]
     fn distribution_takes_values_that_are_there() {
         let values = (1..=100).rev().map(f64::from).collect();
         let found = distribution(values).unwrap().unwrap();
         assert_eq!((found.count, found.median, found.p95, found.max), (100, 50.0, 95.0, 100.0));
+        assert_eq!(found.mean, 50.5);
         let one = distribution(vec![3.0]).unwrap().unwrap();
         assert_eq!((one.median, one.p95, one.max), (3.0, 3.0, 3.0));
         assert_eq!(distribution(Vec::new()).unwrap(), None);

@@ -4,13 +4,14 @@ use std::fmt::Display;
 use std::path::Path;
 use std::time::Instant;
 
-use smolvla_tabletop::{Attempt, Episode, Goal, Ours, Predictor, Split, attempt};
+use smolvla_tabletop::{Attempt, Episode, Goal, PolicyPredictor, Predictor, Split, attempt};
 
+use super::checkpoint::checkpoint_sha256;
 use super::contestant::{Contestant, Place};
 use super::progress::Progress;
 use super::shadow::{self, KeptPrediction};
-use super::statistics::{mcnemar, rate};
-use crate::report::{BehaviourRow, Condition, Pairs, Rate};
+use super::statistics::{control_met, mcnemar, rate};
+use crate::report::{BehaviourRow, Condition, OtherCheckpoint, Pairs, Rate};
 
 /// The episodes of a run.
 pub fn episodes(first_seed: u64, count: usize) -> Vec<Episode> {
@@ -61,6 +62,10 @@ pub struct Baseline<'a> {
     pub periods: &'a [Option<usize>],
     /// LeRobot's predictions on which actions are compared.
     pub kept: &'a [KeptPrediction],
+    /// How many actions of a chunk LeRobot carried out.
+    pub n_action_steps: usize,
+    /// Numbers of noise that a chunk of LeRobot's started from.
+    pub noise_len: usize,
 }
 
 /// Runs one contestant: normally, then, if asked for, with its controls. `batch` observations go into a prediction.
@@ -74,14 +79,26 @@ pub fn study(
 ) -> Vec<BehaviourRow> {
     let label = contestant.label.clone();
     let place = contestant.place();
-    let checkpoint = contestant.checkpoint.as_ref().map(|folder| folder.display().to_string());
+    let batch = contestant.batch(batch);
+    let mut checkpoint = contestant.checkpoint.as_ref().map(|folder| OtherCheckpoint {
+        folder: folder.display().to_string(),
+        // What cannot be read fails to load below, with a reason.
+        sha256: checkpoint_sha256(folder).unwrap_or_default(),
+        integers: None,
+    });
     let conditions: &[Condition] = match controls {
         true => &[Condition::Normal, Condition::Swapped, Condition::Frozen],
         false => &[Condition::Normal],
     };
     let mut started = Instant::now();
-    let mut policy = contestant.load(baseline.checkpoint, batch);
-    let mut rows = Vec::new();
+    let mut policy = contestant.load(baseline.checkpoint, batch).and_then(|loaded| {
+        if let Some(checkpoint) = &mut checkpoint {
+            checkpoint.integers.clone_from(&loaded.integers);
+        }
+        comparable(&loaded.policy, baseline).map_err(|reason| format!("{label}: {reason}"))?;
+        Ok(loaded.policy)
+    });
+    let mut rows: Vec<BehaviourRow> = Vec::new();
     for &condition in conditions {
         let tried = match &mut policy {
             Ok(policy) => try_condition(policy, condition, baseline, &label, &place),
@@ -93,6 +110,10 @@ pub fn study(
             ..row(&label, condition, &place, &[], Vec::new())
         });
         row.checkpoint.clone_from(&checkpoint);
+        row.batch = batch;
+        if !failed && let Some(normal) = rows.first() {
+            row.control_met = control_met(condition, &normal.overall, &row.overall);
+        }
         row.wall_s = Some(started.elapsed().as_secs_f64());
         started = Instant::now();
         rows.push(row);
@@ -103,8 +124,22 @@ pub fn study(
     rows
 }
 
+/// Episodes are pairs only if every chunk starts at the same moment and from the same noise as LeRobot's.
+fn comparable(policy: &PolicyPredictor, baseline: &Baseline<'_>) -> Result<(), String> {
+    let own = (policy.n_action_steps(), policy.noise_len());
+    let expected = (baseline.n_action_steps, baseline.noise_len);
+    match own == expected {
+        true => Ok(()),
+        false => Err(format!(
+            "carries out {} actions of a chunk and starts it from {} numbers of noise, LeRobot {} and {}: its episodes \
+             would not be from the same noise; compare it with LeRobot running its own checkpoint (--checkpoint)",
+            own.0, own.1, expected.0, expected.1
+        )),
+    }
+}
+
 fn try_condition(
-    policy: &mut Ours,
+    policy: &mut PolicyPredictor,
     condition: Condition,
     baseline: &Baseline<'_>,
     label: &str,
@@ -115,9 +150,13 @@ fn try_condition(
     let mut row = row(label, condition, place, baseline.episodes, periods);
     if condition == Condition::Normal {
         row.pairs = Some(pairs(baseline.episodes, baseline.periods, &row.periods));
-        row.actions = shadow::compare(policy, baseline.kept).map_err(|error| format!("{label}: {error}"))?;
+        // The episodes stand without it.
+        row.actions = shadow::compare(policy, baseline.kept).unwrap_or_else(|error| {
+            row.notices.push(format!("ACTIONS NOT COMPARED: {error}"));
+            None
+        });
         // Once a contestant: its controls see the same cameras and instructions of the same length.
-        row.notices.clone_from(&policy.policy().info().notices);
+        row.notices.extend_from_slice(&policy.policy().info().notices);
         row.notices.extend_from_slice(policy.notices());
     }
     Ok(row)
@@ -147,12 +186,14 @@ pub fn row(
         emulated: place.emulated.clone(),
         precision: place.precision.clone(),
         checkpoint: None,
+        batch: 1,
         overall: rate_of(&|_| true),
         reach: rate_of(&|goal| matches!(goal, Goal::Reach(_))),
         push: rate_of(&|goal| matches!(goal, Goal::Push(..))),
         periods,
         pairs: None,
         actions: None,
+        control_met: None,
         notices: Vec::new(),
         failed: None,
         wall_s: None,
@@ -169,5 +210,6 @@ pub fn pairs(episodes: &[Episode], lerobot: &[Option<usize>], own: &[Option<usiz
     let won = seeds(&|lerobot, own| lerobot.is_none() && own.is_some());
     let identical = lerobot.iter().zip(own).filter(|(lerobot, own)| lerobot == own).count();
     let p = mcnemar(lost.len(), won.len());
-    Pairs { lost, won, identical, p }
+    // Alone until there are more rows.
+    Pairs { lost, won, identical, p, p_holm: p }
 }

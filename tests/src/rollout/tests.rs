@@ -2,7 +2,7 @@ use clap::CommandFactory;
 use smolvla_tabletop::{ACTION_DIM, CHUNK, Instruction, Moment, Predictor, expert};
 
 use super::*;
-use crate::report::{ActionErrors, BehaviourRow, Condition, LeRobotRun};
+use crate::report::{ActionErrors, BehaviourRow, Condition, LeRobotRun, Pairs};
 
 /// Does what the expert would, a little wrong.
 struct Fake {
@@ -29,7 +29,7 @@ impl Predictor for Fake {
         64
     }
 
-    fn execute(&self) -> usize {
+    fn n_action_steps(&self) -> usize {
         8
     }
 }
@@ -39,7 +39,7 @@ fn place() -> Place {
 }
 
 fn who() -> LeRobotRun {
-    LeRobotRun { lerobot: "0".to_owned(), torch: "0".to_owned(), recorded: true }
+    LeRobotRun { lerobot: "0".to_owned(), torch: "0".to_owned(), recorded: true, threads: None }
 }
 
 /// A run of the fake as LeRobot, and of another fake beside it.
@@ -89,6 +89,65 @@ fn a_policy_that_listens_succeeds_and_fails_when_told_otherwise() {
     assert!(swapped.overall.successes <= 1, "{:?}", swapped.overall);
     let pairs = again.pairs.as_ref().unwrap();
     assert_eq!((pairs.identical, pairs.p, pairs.lost.len(), pairs.won.len()), (12, 1.0, 0, 0));
+}
+
+#[test]
+fn values_of_p_are_corrected_for_the_number_of_rows() {
+    let mut rows = behaviour().rows;
+    rows.truncate(1);
+    let tested = |p: f64| BehaviourRow {
+        pairs: Some(Pairs { lost: Vec::new(), won: Vec::new(), identical: 0, p, p_holm: p }),
+        ..rows[0].clone()
+    };
+    // Holm, Scandinavian Journal of Statistics 6 (1979): the smallest of m times m, the next times m - 1, never decreasing.
+    let mut rows = vec![rows[0].clone(), tested(0.03), tested(0.01), tested(0.02), tested(0.6)];
+    correct(&mut rows);
+    let corrected: Vec<f64> = rows.iter().filter_map(|row| Some(row.pairs.as_ref()?.p_holm)).collect();
+    for (found, expected) in corrected.iter().zip([0.06, 0.04, 0.06, 0.6]) {
+        assert!((found - expected).abs() < 1e-12, "{corrected:?}");
+    }
+}
+
+#[test]
+fn a_policy_with_other_chunks_than_lerobot_s_is_no_pair_and_refused() {
+    let episodes = episodes(0, 2);
+    let checkpoint = mini_checkpoint();
+    let mut baseline = Baseline {
+        checkpoint: &checkpoint,
+        episodes: &episodes,
+        periods: &[None; 2],
+        kept: &[],
+        n_action_steps: 4,
+        noise_len: 64,
+    };
+    let reason = |baseline: &Baseline<'_>| {
+        let rows = study(Contestant::open("reference").unwrap(), true, baseline, 2);
+        assert_eq!(rows.len(), 1);
+        rows[0].failed.clone().unwrap_or_default()
+    };
+    assert!(reason(&baseline).contains("carries out 8 actions"), "{}", reason(&baseline));
+    (baseline.n_action_steps, baseline.noise_len) = (8, 48);
+    assert!(reason(&baseline).contains("64 numbers of noise"), "{}", reason(&baseline));
+}
+
+#[test]
+fn results_that_contradict_themselves_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rollout.json");
+    let refused = |change: &dyn Fn(&mut Behaviour), reason: &str| {
+        let mut broken = behaviour();
+        change(&mut broken);
+        std::fs::write(&file, broken.to_json().unwrap()).unwrap();
+        let error = Behaviour::open(&file).unwrap_err();
+        assert!(error.contains("rollout.json") && error.contains(reason), "{reason}: {error}");
+    };
+    refused(&|it| it.first_seed = u64::MAX, "from seed");
+    refused(&|it| it.episodes += 1, "the run 13");
+    refused(&|it| it.rows[0].overall.successes = 13, "says 13 of 12");
+    refused(&|it| it.rows[1].periods.truncate(11), "of 11");
+    refused(&|it| it.rows[0].push.attempts += 1, "reach and push");
+    refused(&|it| it.rows[0].overall.interval.1 = 1.5, "interval");
+    refused(&|it| it.rows[0].overall.interval = (0.1, 0.2), "interval");
 }
 
 #[test]
@@ -144,8 +203,14 @@ fn recordings_of_another_table_are_refused() {
 fn a_contestant_that_fails_leaves_a_row_that_says_why() {
     let folder = tempfile::tempdir().unwrap();
     let episodes = episodes(0, 2);
-    let baseline =
-        Baseline { checkpoint: folder.path(), episodes: &episodes, periods: &[None; 2], kept: &[] };
+    let baseline = Baseline {
+        checkpoint: folder.path(),
+        episodes: &episodes,
+        periods: &[None; 2],
+        kept: &[],
+        n_action_steps: 8,
+        noise_len: 64,
+    };
     let rows = study(Contestant::open("reference").unwrap(), true, &baseline, 1);
     let [BehaviourRow { label, failed: Some(reason), periods, .. }] = &rows[..] else { panic!("{rows:?}") };
     assert_eq!((label.as_str(), periods.len()), ("reference", 0));

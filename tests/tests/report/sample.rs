@@ -397,9 +397,9 @@ fn case(name: &str, seed: u64) -> CaseReport {
 
 /// LeRobot, a backend that does as well, its control, and an emulated one that does worse.
 fn behaviour() -> Behaviour {
-    let rate = |successes: usize| {
-        let share = successes as f64 / 40.0;
-        Rate { successes, attempts: 40, interval: ((share - 0.1).max(0.0), (share + 0.1).min(1.0)) }
+    let rate = |successes: usize, attempts: usize| {
+        let share = successes as f64 / attempts as f64;
+        Rate { successes, attempts, interval: ((share - 0.1).max(0.0), (share + 0.1).min(1.0)) }
     };
     let row = |label: &str, condition: Condition, successes: usize| BehaviourRow {
         label: label.to_owned(),
@@ -409,20 +409,29 @@ fn behaviour() -> Behaviour {
         precision: "f32".to_owned(),
         checkpoint: None,
         periods: (0..40).map(|seed| (seed < successes).then_some(30 + seed)).collect(),
-        overall: rate(successes),
-        reach: rate(successes / 3),
-        push: rate(successes - successes / 3),
+        batch: 50,
+        overall: rate(successes, 40),
+        reach: rate(successes / 3, 13),
+        push: rate(successes - successes / 3, 27),
         pairs: None,
         actions: None,
+        control_met: (condition == Condition::Swapped).then_some(true),
         notices: Vec::new(),
         failed: None,
         wall_s: Some(12.5),
     };
+    let distribution = |count: usize, scale: f64| Distribution {
+        count,
+        mean: 1.5 * scale,
+        median: scale,
+        p95: 4.0 * scale,
+        max: 40.0 * scale,
+    };
     let errors = |scale: f64| ActionErrors {
         episodes: 20,
         moments: 131,
-        velocity_cm_s: Distribution { count: 2096, median: scale, p95: 4.0 * scale, max: 40.0 * scale },
-        press: Distribution { count: 1048, median: scale, p95: 4.0 * scale, max: 40.0 * scale },
+        velocity_cm_s: distribution(2096, scale),
+        press: distribution(1048, scale),
         press_flips: 1,
     };
     let mut rows = vec![
@@ -431,10 +440,16 @@ fn behaviour() -> Behaviour {
         row("cpu", Condition::Swapped, 2),
         row(&format!("sim {HOSTILE}"), Condition::Normal, 31),
     ];
-    rows[1].pairs = Some(Pairs { lost: Vec::new(), won: Vec::new(), identical: 40, p: 1.0 });
+    rows[1].pairs = Some(Pairs { lost: Vec::new(), won: Vec::new(), identical: 40, p: 1.0, p_holm: 1.0 });
     rows[1].actions = Some(errors(4e-7));
     rows[3].emulated = Some(EMULATOR.to_owned());
-    rows[3].pairs = Some(Pairs { lost: (31..39).collect(), won: Vec::new(), identical: 32, p: 2.0 / 256.0 });
+    rows[3].pairs = Some(Pairs {
+        lost: (31..39).collect(),
+        won: Vec::new(),
+        identical: 32,
+        p: 2.0 / 256.0,
+        p_holm: 4.0 / 256.0,
+    });
     rows[3].actions = Some(errors(0.02));
     Behaviour {
         kind: BEHAVIOUR_KIND.to_owned(),
@@ -446,7 +461,12 @@ fn behaviour() -> Behaviour {
         checkpoint_sha256: "ab".repeat(32),
         first_seed: 0,
         episodes: 40,
-        lerobot: LeRobotRun { lerobot: "0.6.1".to_owned(), torch: "2.8.0".to_owned(), recorded: true },
+        lerobot: LeRobotRun {
+            lerobot: "0.6.1".to_owned(),
+            torch: "2.8.0".to_owned(),
+            recorded: true,
+            threads: None,
+        },
         notes: vec![format!("a note {HOSTILE}")],
         rows,
     }

@@ -12,7 +12,7 @@ pub(super) struct Reel {
     /// The chunks, in the order in which they were predicted; at least one once a period is over.
     pub(super) plans: Vec<Plan>,
     /// Actions of a chunk that are carried out before the next is predicted.
-    pub(super) execute: usize,
+    pub(super) n_action_steps: usize,
     /// How it ended.
     pub(super) outcome: Outcome,
 }
@@ -28,12 +28,12 @@ pub(super) struct Plan {
 
 impl Reel {
     /// An episode that is about to start.
-    pub(super) fn new(episode: &Episode, execute: usize) -> Self {
+    pub(super) fn new(episode: &Episode, n_action_steps: usize) -> Self {
         Self {
             episode: episode.clone(),
             worlds: vec![episode.world.clone()],
             plans: Vec::new(),
-            execute,
+            n_action_steps,
             outcome: Outcome::TimeUp,
         }
     }

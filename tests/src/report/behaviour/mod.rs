@@ -9,13 +9,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::words::{BEHAVIOUR_NOTE, COLUMNS};
+pub(crate) use self::words::{BEHAVIOUR_NOTE, COLUMNS, SWAPPED_AT_MOST};
 
 /// What [`Behaviour::kind`] holds: tells `rollout.json` from any other JSON file.
 pub const BEHAVIOUR_KIND: &str = "smolvla rollout";
 
 /// Raised whenever a field of [`Behaviour`] changes its name or meaning.
-pub const BEHAVIOUR_FORMAT: u32 = 1;
+pub const BEHAVIOUR_FORMAT: u32 = 2;
 
 /// Episodes that several contestants and LeRobot tried, each on the same seeds and from the same noise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ pub struct Behaviour {
     pub episodes: usize,
     /// Who LeRobot was.
     pub lerobot: LeRobotRun,
-    /// What was not done as could be expected, and why.
+    /// Where the run departs from what its arguments ask for, and why.
     pub notes: Vec<String>,
     /// LeRobot first, then each contestant with its controls.
     pub rows: Vec<BehaviourRow>,
@@ -55,17 +55,19 @@ pub struct LeRobotRun {
     pub torch: String,
     /// Whether its results are from a recording, and not from this run.
     pub recorded: bool,
+    /// Its threads; none where its results are recorded.
+    pub threads: Option<usize>,
 }
 
 /// What a policy is told and shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
-    /// What is so.
+    /// The scene and the instruction as they are.
     Normal,
     /// Control: told of another block and the other corner, while the judge keeps the real instruction.
     Swapped,
-    /// Control: the first pictures of the episode for ever.
+    /// Control: shown the first pictures of the episode until its end.
     Frozen,
 }
 
@@ -96,10 +98,12 @@ pub struct BehaviourRow {
     pub device: String,
     /// What stood in for the device, if it was not the device itself that computed.
     pub emulated: Option<String>,
-    /// The precision of its linear layers.
+    /// The plan by which its linear layers compute.
     pub precision: String,
-    /// Another checkpoint than the others', as it was named.
-    pub checkpoint: Option<String>,
+    /// Another checkpoint than the others', if it ran one.
+    pub checkpoint: Option<OtherCheckpoint>,
+    /// Observations that went into a prediction at most: a backend may round by their number.
+    pub batch: usize,
     /// By episode: periods until the goal was reached, `null` where time ran out.
     pub periods: Vec<Option<usize>>,
     /// Successes.
@@ -112,12 +116,25 @@ pub struct BehaviourRow {
     pub pairs: Option<Pairs>,
     /// Actions beside LeRobot's, where they were compared.
     pub actions: Option<ActionErrors>,
+    /// Of a control, whether these episodes show that it does as badly as it must; none of anything else.
+    pub control_met: Option<bool>,
     /// What the policy said of its checkpoint and of what it was shown, each once.
     pub notices: Vec<String>,
     /// Why there are no results, where there are none.
     pub failed: Option<String>,
     /// How long its episodes took, with loading; none where they are recorded ones.
     pub wall_s: Option<f64>,
+}
+
+/// A contestant's own checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherCheckpoint {
+    /// The folder, as it was named.
+    pub folder: String,
+    /// SHA-256 of its files, of those that make the policy; empty where it could not be read.
+    pub sha256: String,
+    /// Which of its weights are stored as integers: `33 weights in int8, 20 in int4`; none where none are.
+    pub integers: Option<String>,
 }
 
 /// How often something succeeded.
@@ -149,6 +166,8 @@ pub struct Pairs {
     pub identical: usize,
     /// McNemar's exact test, two-sided: how likely the losses and wins are this uneven if neither is better.
     pub p: f64,
+    /// The same, corrected for the number of rows that are tested (Holm).
+    pub p_holm: f64,
 }
 
 /// How far a contestant's actions are from LeRobot's, on LeRobot's own observations and noise: errors do not compound.
@@ -166,11 +185,13 @@ pub struct ActionErrors {
     pub press_flips: usize,
 }
 
-/// A set of numbers in three.
+/// A summary of a set of numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Distribution {
     /// How many.
     pub count: usize,
+    /// Their mean.
+    pub mean: f64,
     /// Half of them are at most this.
     pub median: f64,
     /// 95 % of them are at most this.
@@ -198,7 +219,50 @@ impl Behaviour {
             let found = &value["format"];
             return Err(no_rollout(&format!("has format {found}, this program reads {BEHAVIOUR_FORMAT}")));
         }
-        serde_json::from_value(value).map_err(|error| no_rollout(&error.to_string()))
+        let behaviour: Self =
+            serde_json::from_value(value).map_err(|error| no_rollout(&error.to_string()))?;
+        behaviour.check().map_err(|reason| no_rollout(&reason))?;
+        Ok(behaviour)
+    }
+
+    /// Whether its numbers agree with each other.
+    fn check(&self) -> Result<(), String> {
+        if self.first_seed.checked_add(self.episodes as u64).is_none() {
+            return Err(format!("{} episodes from seed {} on", self.episodes, self.first_seed));
+        }
+        for row in self.rows.iter().filter(|row| row.failed.is_none()) {
+            row.check(self.episodes).map_err(|reason| format!("{}: {reason}", row.name()))?;
+        }
+        Ok(())
+    }
+}
+
+impl BehaviourRow {
+    fn check(&self, episodes: usize) -> Result<(), String> {
+        let successes = self.periods.iter().flatten().count();
+        let expected = (successes, episodes);
+        if self.periods.len() != episodes || (self.overall.successes, self.overall.attempts) != expected {
+            let Rate { successes: said, attempts, .. } = self.overall;
+            return Err(format!(
+                "says {said} of {attempts} successes; its episodes have {successes} of {}, the run {episodes}",
+                self.periods.len()
+            ));
+        }
+        let parts = (self.reach.successes + self.push.successes, self.reach.attempts + self.push.attempts);
+        if parts != expected {
+            return Err(format!(
+                "reach and push make {} of {}, not {successes} of {episodes}",
+                parts.0, parts.1
+            ));
+        }
+        for rate in [self.overall, self.reach, self.push] {
+            let (low, high) = rate.interval;
+            let holds = 0.0 <= low && low <= high && high <= 1.0;
+            if !holds || (rate.attempts > 0 && !(low <= rate.share() && rate.share() <= high)) {
+                return Err(format!("the interval {low} to {high} does not hold {}", rate.share()));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -216,7 +280,7 @@ mod tests {
             ("not json", "not JSON"),
             ("{\"format\": 1}", "not the results of a rollout"),
             ("{\"kind\": \"smolvla rollout\", \"format\": 99}", "has format 99"),
-            ("{\"kind\": \"smolvla rollout\", \"format\": 1}", "missing field"),
+            ("{\"kind\": \"smolvla rollout\", \"format\": 2}", "missing field"),
         ] {
             fs::write(&file, text).unwrap();
             let error = Behaviour::open(&file).unwrap_err();

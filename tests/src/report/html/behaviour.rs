@@ -84,7 +84,7 @@ fn table(behaviour: &Behaviour) -> Markup {
                         }
                         td.nowrap { (row.condition.name()) }
                         @for cell in row.numbers() { td.num { (cell) } }
-                        td.prose { (row.precision) }
+                        td.prose { (row.numerics()) }
                         td.prose {
                             (row.device)
                             @if let Some(stand_in) = &row.emulated { div { span.tag.wide.note { "Emulated by " (stand_in) } } }

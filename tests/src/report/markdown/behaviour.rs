@@ -40,6 +40,6 @@ fn row(row: &BehaviourRow) -> Vec<String> {
     let emulated = if row.emulated.is_some() { " (**EMULATED**)" } else { "" };
     let mut cells = vec![text(&row.label) + emulated, row.condition.name().to_owned()];
     cells.extend(row.numbers().iter().map(|cell| text(cell)));
-    cells.extend([text(&row.precision), place]);
+    cells.extend([text(&row.numerics()), place]);
     cells
 }

@@ -23,7 +23,7 @@ use crate::report::LeRobotRun;
 const SILENCE: Duration = Duration::from_secs(600);
 
 /// Observations of a request.
-const BATCH: usize = 50;
+pub(super) const BATCH: usize = 50;
 
 /// A longer line or message than this is none: something else than the program is at the other end.
 const LONGEST_LINE: usize = 1 << 16;
@@ -58,7 +58,7 @@ impl LeRobot {
     /// Who it is.
     pub fn versions(&self) -> LeRobotRun {
         let Hello { lerobot, torch, .. } = &self.hello;
-        LeRobotRun { lerobot: lerobot.clone(), torch: torch.clone(), recorded: false }
+        LeRobotRun { lerobot: lerobot.clone(), torch: torch.clone(), recorded: false, threads: None }
     }
 
     fn ask(&mut self, moments: &[Moment<'_>]) -> Result<Vec<Vec<f32>>, String> {
@@ -67,7 +67,7 @@ impl LeRobot {
         let length = self.process.take(4).map_err(|why| self.process.broken("gave no answer", Some(&why)))?;
         let length = length.iter().rev().fold(0, |length, byte| length << 8 | usize::from(*byte));
         if length > LONGEST_MESSAGE {
-            return Err(self.process.broken("gave an answer that is none", None));
+            return Err(self.process.broken("gave an answer of an impossible length", None));
         }
         let expected = if length == 0 { protocol::reply_len_bytes(moments.len()) } else { length };
         let broke_off =
@@ -110,7 +110,7 @@ impl Predictor for LeRobot {
         self.hello.noise_len()
     }
 
-    fn execute(&self) -> usize {
+    fn n_action_steps(&self) -> usize {
         self.hello.n_action_steps
     }
 }

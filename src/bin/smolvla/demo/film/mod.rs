@@ -57,7 +57,7 @@ mod tests {
             0
         }
 
-        fn execute(&self) -> usize {
+        fn n_action_steps(&self) -> usize {
             8
         }
 

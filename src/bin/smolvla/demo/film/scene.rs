@@ -80,7 +80,7 @@ impl Board {
         }
         self.trail(picture, &reel.trail(period));
         if let Some((plan, done)) = reel.plan(period) {
-            let kept = reel.execute.min(plan.way.len() - 1);
+            let kept = reel.n_action_steps.min(plan.way.len() - 1);
             self.plan(picture, &plan.way, kept, done);
         }
         self.gripper(picture, world.gripper(), world.pressing());

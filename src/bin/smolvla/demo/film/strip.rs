@@ -100,8 +100,8 @@ fn seconds(period: usize) -> String {
 fn legend(picture: &mut Picture, reel: &Reel, fonts: &Fonts) {
     let colour = reel.goal().colour();
     let (executed, rest) = match reel.plans.first() {
-        Some(plan) => (reel.execute, (plan.way.len() - 1).saturating_sub(reel.execute)),
-        None => (reel.execute, 0),
+        Some(plan) => (reel.n_action_steps, (plan.way.len() - 1).saturating_sub(reel.n_action_steps)),
+        None => (reel.n_action_steps, 0),
     };
     let mut entries: Vec<(Mark, String)> = vec![
         (Mark::Plan, format!("predicted, to be carried out: {executed} actions of 0.1 s; filled when done")),

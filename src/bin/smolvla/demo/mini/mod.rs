@@ -9,7 +9,7 @@ use std::path::Path;
 use smolvla::checkpoint::Checkpoint;
 use smolvla::policy::PolicyOptions;
 use smolvla::{CheckpointSource, Device, OpenOptions};
-use smolvla_tabletop::{Episode, Instruction, Ours, Split};
+use smolvla_tabletop::{Episode, Instruction, PolicyPredictor, Split};
 
 use self::report::{Ran, captions, next, report, row};
 use self::run::{Progress, Timed, failure};
@@ -77,8 +77,8 @@ pub(super) fn perform(console: Console, args: &Args) -> Result<(), Failure> {
     let load = task.finish();
     policy.info().notices.iter().for_each(|notice| console.note(notice));
 
-    let ours = Ours::new(policy, checkpoint.config.max_action_dim, 1).map_err(failure)?;
-    let mut timed = Timed::new(ours, Progress::of(console, &episodes));
+    let predictor = PolicyPredictor::new(policy, checkpoint.config.max_action_dim, 1).map_err(failure)?;
+    let mut timed = Timed::new(predictor, Progress::of(console, &episodes));
     let mut results = Vec::new();
     let mut shown: Option<Reel> = None;
     for episode in &episodes {
@@ -92,12 +92,12 @@ pub(super) fn perform(console: Console, args: &Args) -> Result<(), Failure> {
             shown = Some(reel);
         }
     }
-    let Timed { ours, times, progress } = timed;
+    let Timed { policy: predictor, times, progress } = timed;
     progress.task.finish();
-    ours.notices().iter().for_each(|notice| console.note(notice));
+    predictor.notices().iter().for_each(|notice| console.note(notice));
     let Some(reel) = shown else { return Err(Failure::internal("there was no episode to attempt")) };
 
-    let ran = Ran { info: ours.policy().info(), load, times: &times };
+    let ran = Ran { info: predictor.policy().info(), load, times: &times };
     let captions = captions(&reel, &ran);
     output_file::write(&gif, &animation(&reel, &captions)?)?;
     output_file::write(&png, &strip(&reel, &captions)?)?;

@@ -4,7 +4,7 @@ use std::slice;
 use std::time::{Duration, Instant};
 
 use smolvla_tabletop::{
-    AttemptError, Condition, Episode, Instruction, LIMIT, Moment, Ours, Predictor, attempt,
+    AttemptError, Condition, Episode, Instruction, LIMIT, Moment, PolicyPredictor, Predictor, attempt,
 };
 
 use super::report::short;
@@ -14,20 +14,20 @@ use crate::failure::Failure;
 
 /// A policy and the times of its predictions.
 pub(super) struct Timed {
-    pub(super) ours: Ours,
+    pub(super) policy: PolicyPredictor,
     /// Wall time of every chunk.
     pub(super) times: Vec<Duration>,
     pub(super) progress: Progress,
 }
 
 impl Timed {
-    pub(super) fn new(ours: Ours, progress: Progress) -> Self {
-        Self { ours, times: Vec::new(), progress }
+    pub(super) fn new(policy: PolicyPredictor, progress: Progress) -> Self {
+        Self { policy, times: Vec::new(), progress }
     }
 
     /// Attempts an episode.
     pub(super) fn run(&mut self, episode: &Episode) -> Result<Reel, Failure> {
-        let mut reel = Reel::new(episode, self.execute());
+        let mut reel = Reel::new(episode, self.n_action_steps());
         self.progress.instruction.clone_from(&episode.instruction);
         attempt(self, slice::from_ref(episode), Condition::Normal, &mut |step| reel.watch(step))
             .map_err(failure)?;
@@ -40,11 +40,11 @@ impl Predictor for Timed {
     type Error = AttemptError;
 
     fn noise_len(&self) -> usize {
-        self.ours.noise_len()
+        self.policy.noise_len()
     }
 
-    fn execute(&self) -> usize {
-        self.ours.execute()
+    fn n_action_steps(&self) -> usize {
+        self.policy.n_action_steps()
     }
 
     fn predict(&mut self, moments: &[Moment<'_>]) -> Result<Vec<Vec<f32>>, AttemptError> {
@@ -52,7 +52,7 @@ impl Predictor for Timed {
         for moment in moments {
             self.progress.show(moment, self.times.last());
             let started = Instant::now();
-            chunks.extend(self.ours.predict(slice::from_ref(moment))?);
+            chunks.extend(self.policy.predict(slice::from_ref(moment))?);
             self.times.push(started.elapsed());
             self.progress.show(moment, self.times.last());
         }
