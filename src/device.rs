@@ -106,8 +106,17 @@ impl Device {
             None => (name, None),
         };
         let entry = find(backend)?;
-        if selector.is_some() && matches!(backend, "cpu" | "ndarray" | "reference") {
-            return Err(Error::input("backend", format!("`{name}`: `{backend}` takes no device number")));
+        if let Some(selector) = selector
+            && matches!(backend, "cpu" | "ndarray" | "reference")
+        {
+            let hint = match Precision::named(selector) {
+                Some(_) => format!("; for a precision, `--backend {backend} --precision {selector}`"),
+                None => String::new(),
+            };
+            return Err(Error::input(
+                "backend",
+                format!("`{name}`: `{backend}` takes no device number{hint}"),
+            ));
         }
         if !entry.built_in {
             return Err(absent(entry).into());
@@ -227,7 +236,9 @@ mod tests {
     #[test]
     fn open_refuses_a_device_number_where_there_is_one_device() {
         let message = Device::open("reference:1").unwrap_err().to_string();
-        assert!(message.contains("takes no device number"), "{message}");
+        assert!(message.ends_with("takes no device number"), "{message}");
+        let message = Device::open("reference:int8").unwrap_err().to_string();
+        assert!(message.contains("--backend reference --precision int8"), "{message}");
     }
 
     #[test]

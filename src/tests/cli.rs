@@ -350,7 +350,7 @@ fn demo_says_what_it_takes_words_of_ones_own_for() {
         smolvla(["demo", "--out", text(folder.path()), "--instruction", "please go to the blue block"]);
     assert!(output.status.success(), "{}", stderr(&output));
     let notes = stderr(&output);
-    assert!(notes.contains("trained on") && notes.contains("taken to mean: reach blue"), "{notes}");
+    assert!(notes.contains("trained on") && notes.contains("“reach the blue block”"), "{notes}");
 }
 
 #[test]
@@ -766,7 +766,7 @@ fn bad_arguments_of_other_verbs_are_refused() {
         (
             "instruction about an absent block",
             vec!["demo", "--seed", "2", "--instruction", "reach the red block"],
-            &["no red block", "green", "blue", "yellow"],
+            &["no red block", "green", "blue", "yellow", "or take seed 3"],
         ),
         (
             "instruction not to do",

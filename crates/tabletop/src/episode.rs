@@ -45,12 +45,14 @@ pub struct Episode {
 /// An instruction about a block that is not on the table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "there is no {colour} block on the table of seed {seed}; it has {there}. Ask for one of those, or take another seed"
+    "there is no {colour} block on the table of seed {seed}; it has {there}. Ask for one of those, or take seed {next}"
 )]
 pub struct SceneError {
     colour: Colour,
     seed: u64,
     there: String,
+    /// The next seed of a table that has it.
+    next: u64,
 }
 
 impl Episode {
@@ -83,12 +85,16 @@ impl Episode {
     /// The same table with another instruction.
     ///
     /// # Errors
-    /// Where the block it names is not there; the error lists those that are.
+    /// When the block it names is not there; the error lists those that are, and names a seed whose table has it.
     pub fn with_instruction(self, instruction: Instruction) -> Result<Self, SceneError> {
         let colour = instruction.goal.colour();
         if self.world.block(colour).is_none() {
             let names: Vec<&str> = self.world.blocks().iter().map(|block| block.colour.name()).collect();
-            return Err(SceneError { colour, seed: self.seed, there: names.join(", ") });
+            let seed = self.seed;
+            let has_it = |seed: &u64| Self::new(self.split, *seed).world.block(colour).is_some();
+            // Three tables in four have it.
+            let next = (1..).map(|step| seed.wrapping_add(step)).find(has_it).unwrap_or(seed);
+            return Err(SceneError { colour, seed, there: names.join(", "), next });
         }
         Ok(Self { instruction, ..self })
     }
@@ -203,5 +209,7 @@ mod tests {
         let instruction = Instruction::phrased(Goal::Reach(Colour::Red), 0);
         let message = episode.with_instruction(instruction).unwrap_err().to_string();
         assert!(message.contains("no red block") && message.contains(there), "{message}");
+        let next: u64 = message.rsplit(' ').next().unwrap().parse().unwrap();
+        assert!(Episode::new(Split::Evaluation, next).world.block(Colour::Red).is_some(), "{message}");
     }
 }

@@ -50,8 +50,9 @@ pub struct Instruction {
 /// An instruction that says nothing, or too much, about this table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "instruction \"{text}\": {reason}. Understood are a verb, a colour ({}) and, for pushing, a corner, as in \
+    "\"{text}\": {reason}. Understood are a verb ({}), a colour ({}) and, for pushing, a corner, as in \
      \"reach the red block\" or \"push the blue block into the left corner\"",
+    VERBS.join(", "),
     Colour::ALL.map(Colour::name).join(", ")
 )]
 pub struct InstructionError {
@@ -122,7 +123,7 @@ impl Instruction {
         Goal::all().into_iter().flat_map(phrasings).collect()
     }
 
-    /// Understands an instruction in these or similar words.
+    /// Understands an instruction in these or similar words, and puts it in lower case, as all that the policy has learnt.
     ///
     /// ```
     /// use smolvla_tabletop::{Colour, Corner, Goal, Instruction};
@@ -176,7 +177,7 @@ impl Instruction {
             ([colour], []) => Goal::Reach(*colour),
             ([colour], [corner]) => Goal::Push(*colour, *corner),
         };
-        Ok(Self { goal, text: text.trim().to_owned() })
+        Ok(Self { goal, text: lower.trim().to_owned() })
     }
 }
 
@@ -203,6 +204,8 @@ mod tests {
     fn words_of_ones_own_are_understood() {
         let goal = |text| Instruction::parse(text).map(|instruction| instruction.goal);
         assert_eq!(goal("  Go to the RED one!"), Ok(Goal::Reach(Colour::Red)));
+        let shouted = Instruction::parse(" Reach the BLUE block ").unwrap();
+        assert_eq!(shouted, Instruction::phrased(Goal::Reach(Colour::Blue), 0));
         assert_eq!(goal("please slide yellow right"), Ok(Goal::Push(Colour::Yellow, Corner::Right)));
         assert_eq!(goal("move over to the green block"), Ok(Goal::Reach(Colour::Green)));
         assert_eq!(goal("move the gripper to the green block"), Ok(Goal::Reach(Colour::Green)));

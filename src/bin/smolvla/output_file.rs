@@ -27,7 +27,11 @@ pub(crate) fn check(path: &Path, extension: &str) -> Result<(), Failure> {
     }
     let folder = folder(path);
     if !folder.is_dir() {
-        return Err(Failure::input(format!("{}: there is no folder {}", path.display(), folder.display())));
+        return Err(Failure::input(format!(
+            "{}: there is no folder {}; make it first, or name another",
+            path.display(),
+            folder.display()
+        )));
     }
     Ok(())
 }

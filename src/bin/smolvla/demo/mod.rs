@@ -25,7 +25,8 @@ Examples:
   smolvla demo --size base
 
 The mini policy comes with the command: 1.5 million parameters, trained from nothing on a toy, a
-table with coloured blocks. It does that task and no other. The policies of --size base and tiny
+table with coloured blocks. It does that task and no other; an episode that fails is a result, and
+the exit code is 0 all the same. The policies of --size base and tiny
 have random weights: their motion means nothing, and base does the work of a real one.";
 
 /// Let a small trained policy do a task, and draw what it did; or run one with random weights.
@@ -38,11 +39,11 @@ pub(crate) struct Args {
     /// What to tell the mini policy to do, in 200 letters at most; by default what the scene's seed says.
     #[arg(long, value_name = "TEXT")]
     instruction: Option<String>,
-    /// The mini policy's scene, with its noise and disturbances [default: 1].
+    /// The mini policy's scene, with its noise and disturbances [default: 1, or the next with the block that --instruction names].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..SEEDS))]
     seed: Option<u64>,
     /// How many scenes the mini policy gets, from that seed on [default: 1]. The pictures show the first failure, or the
-    /// first episode where none failed; with --instruction, later scenes without the block it names are passed over.
+    /// first episode where none failed; scenes without the block that --instruction names are passed over.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     episodes: Option<u64>,
     /// How many of the three sample pictures the policies of --size base and tiny get [default: 3].
@@ -118,7 +119,7 @@ mod tests {
     fn help_tells_the_seed_that_is_the_default() {
         let help = Command::command().render_long_help().to_string();
         let seed = help.split("--seed <N>").nth(1).and_then(|rest| rest.split("--episodes").next()).unwrap();
-        assert!(seed.contains(&format!("[default: {}]", mini::SEED)), "{seed}");
+        assert!(seed.contains(&format!("[default: {},", mini::SEED)), "{seed}");
     }
 
     #[test]

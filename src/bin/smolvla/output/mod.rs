@@ -9,7 +9,7 @@ mod table;
 pub(crate) use csv::{csv, quoted};
 pub(crate) use json::{json, to_json};
 pub(crate) use plot::plot;
-pub(crate) use summary::{duration, ran_on, summary};
+pub(crate) use summary::{device_and_precision, duration, summary};
 pub(crate) use table::{excerpt, table};
 
 #[cfg(test)]

@@ -32,7 +32,16 @@ pub(crate) fn summary(prediction: &Prediction) -> String {
 }
 
 /// The backend and the precision, and whether a device ran or something in its place.
-pub(crate) fn ran_on(info: &PolicyInfo) -> String {
+fn ran_on(info: &PolicyInfo) -> String {
+    let mut text = device_and_precision(info);
+    for rule in info.precision.rules().iter().filter(|rule| !rule.reason.is_empty()) {
+        write_line(&mut text, "", &format!("{} for {}: {}", rule.precision, rule.layers, rule.reason));
+    }
+    text
+}
+
+/// The same without the plan's reasons, which are about policies of the published size.
+pub(crate) fn device_and_precision(info: &PolicyInfo) -> String {
     let execution = match &info.capabilities.execution {
         Execution::Native => "native".to_owned(),
         Execution::Emulated(by) => format!("EMULATED by {by}; timings say nothing about the device"),
@@ -42,9 +51,6 @@ pub(crate) fn ran_on(info: &PolicyInfo) -> String {
     let mut line = |name: &str, value: &str| write_line(&mut text, name, value);
     line("backend", &format!("{} ({}), {execution}", info.capabilities.backend, info.capabilities.device));
     line("precision", &info.precision.to_string());
-    for rule in info.precision.rules().iter().filter(|rule| !rule.reason.is_empty()) {
-        line("", &format!("{} for {}: {}", rule.precision, rule.layers, rule.reason));
-    }
     text
 }
 

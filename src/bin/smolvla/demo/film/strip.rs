@@ -21,7 +21,7 @@ const HEADER: usize = 112;
 const STAMP: usize = 36;
 /// Pixels of ours for a camera's.
 const ZOOM: usize = 2;
-const FOOTER: usize = 190;
+const FOOTER: usize = 212;
 
 const WIDTH: usize = 2 * MARGIN + COLUMNS * PANEL + (COLUMNS - 1) * GAP;
 const HEIGHT: usize = HEADER + MOMENTS / COLUMNS * (PANEL + STAMP) + FOOTER;
@@ -109,14 +109,10 @@ fn legend(picture: &mut Picture, reel: &Reel, fonts: &Fonts) {
         (Mark::Trail, "path of the gripper, which has inertia and is shaken".to_owned()),
         (Mark::Gripper, "the gripper; with a dot when it is pressed down".to_owned()),
     ];
-    entries.push(match reel.goal() {
-        Goal::Push(..) => {
-            (Mark::Corner, format!("where the {colour} block is to go; the table is {TABLE_CM} cm wide"))
-        }
-        Goal::Reach(_) => {
-            (Mark::Brackets, format!("the block to be reached; the table is {TABLE_CM} cm wide"))
-        }
-    });
+    entries.push((Mark::Brackets, format!("the block that is meant; the table is {TABLE_CM} cm wide")));
+    if let Goal::Push(..) = reel.goal() {
+        entries.push((Mark::Corner, format!("where the {colour} block is to go")));
+    }
     let top = (HEIGHT - FOOTER + 38) as f64;
     for (row, (mark, words)) in entries.into_iter().enumerate() {
         let y = top + row as f64 * 28.0;

@@ -54,9 +54,8 @@ pub(super) fn perform(console: Console, args: &Args) -> Result<(), Failure> {
     let (png, gif) = (args.out.join(STRIP), args.out.join(ANIMATION));
     output_file::check(&png, "png")?;
     output_file::check(&gif, "gif")?;
-    let seed = args.seed.unwrap_or(SEED);
     let instruction = args.instruction.as_deref().map(understand).transpose()?;
-    let episodes = episodes(seed, args.episodes.unwrap_or(1), instruction.as_ref())?;
+    let episodes = episodes(args.seed, args.episodes.unwrap_or(1), instruction.as_ref())?;
     if let Some(note) = instruction.as_ref().and_then(unpractised) {
         console.note(&note);
     }
@@ -127,21 +126,31 @@ fn understand(text: &str) -> Result<Instruction, Failure> {
 fn unpractised(instruction: &Instruction) -> Option<String> {
     let Instruction { text, goal } = instruction;
     (!Instruction::all().contains(instruction)).then(|| {
-        format!("“{text}” is not one of the phrasings that the policy was trained on; taken to mean: {goal}")
+        let known = [0, 1].map(|phrasing| Instruction::phrased(*goal, phrasing).text);
+        format!(
+            "“{text}” is not a phrasing that the policy was trained on, so it may not understand it; success is judged as for \
+             “{}”, which it knows, as “{}”",
+            known[0], known[1]
+        )
     })
 }
 
-/// Scenes from this seed on, with this instruction where there is one.
-fn episodes(seed: u64, count: u64, instruction: Option<&Instruction>) -> Result<Vec<Episode>, Failure> {
-    let all = (seed..=u64::MAX).map(|seed| Episode::new(Split::Evaluation, seed));
+/// Scenes from this seed on, else from [`SEED`], with this instruction where there is one.
+fn episodes(
+    seed: Option<u64>,
+    count: u64,
+    instruction: Option<&Instruction>,
+) -> Result<Vec<Episode>, Failure> {
+    let all = (seed.unwrap_or(SEED)..=u64::MAX).map(|seed| Episode::new(Split::Evaluation, seed));
     let count = usize::try_from(count).unwrap_or(usize::MAX);
     let Some(instruction) = instruction else { return Ok(all.take(count).collect()) };
     let with = |episode: Episode| episode.with_instruction(instruction.clone());
-    // The scene that was asked for must have the block; of the others, those that have it are taken.
-    let first = with(Episode::new(Split::Evaluation, seed))
-        .map_err(|error| Failure::input(format!("--instruction: {error}")))?;
-    let others = all.skip(1).filter_map(|episode| with(episode).ok());
-    Ok(std::iter::once(first).chain(others).take(count).collect())
+    if let Some(seed) = seed {
+        // A scene that was asked for must have the block; of the others, those that have it are taken.
+        with(Episode::new(Split::Evaluation, seed))
+            .map_err(|error| Failure::input(format!("--instruction: {error}")))?;
+    }
+    Ok(all.filter_map(|episode| with(episode).ok()).take(count).collect())
 }
 
 /// Writes the checkpoint into a folder and opens it like any other.
@@ -164,18 +173,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scenes_follow_the_seed_and_those_without_the_block_are_passed_over_but_not_the_first() {
+    fn scenes_without_the_block_are_passed_over_but_not_one_that_was_asked_for() {
         let seeds = |found: &[Episode]| found.iter().map(|episode| episode.seed).collect::<Vec<_>>();
-        assert_eq!(seeds(&episodes(7, 3, None).unwrap()), [7, 8, 9]);
+        assert_eq!(seeds(&episodes(Some(7), 3, None).unwrap()), [7, 8, 9]);
+        assert_eq!(seeds(&episodes(None, 2, None).unwrap()), [SEED, SEED + 1]);
         let lacks_red =
             |seed: &u64| Episode::new(Split::Evaluation, *seed).world.block(Colour::Red).is_none();
         let without = (0..).find(lacks_red).unwrap();
         let with = (0..).find(|seed| !lacks_red(seed) && lacks_red(&(seed + 1))).unwrap();
         let instruction = understand("reach the red block").unwrap();
-        let message = episodes(without, 2, Some(&instruction)).unwrap_err().to_string();
+        let message = episodes(Some(without), 2, Some(&instruction)).unwrap_err().to_string();
         assert!(message.contains("no red block"), "{message}");
-        let found = seeds(&episodes(with, 2, Some(&instruction)).unwrap());
+        let found = seeds(&episodes(Some(with), 2, Some(&instruction)).unwrap());
         assert!(found[0] == with && found[1] > with + 1, "{found:?}");
+        // The default scene has no yellow block.
+        let instruction = understand("reach the yellow block").unwrap();
+        let found = episodes(None, 1, Some(&instruction)).unwrap();
+        assert!(found[0].seed > SEED && found[0].world.block(Colour::Yellow).is_some(), "{found:?}");
     }
 
     #[test]
@@ -201,7 +215,10 @@ mod tests {
             assert_eq!(unpractised(&understand(&instruction.text).unwrap()), None);
         }
         let note = unpractised(&understand("please slide the blue one left").unwrap()).unwrap();
-        assert!(note.contains("please slide") && note.ends_with("taken to mean: push blue left"), "{note}");
+        assert!(
+            note.contains("please slide") && note.contains("“push the blue block into the left corner”"),
+            "{note}"
+        );
     }
 
     #[test]

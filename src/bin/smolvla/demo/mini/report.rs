@@ -42,7 +42,7 @@ pub(super) fn report(reel: &Reel, results: &[Outcome], ran: &Ran<'_>) -> String 
         let rate = 100.0 * good as f64 / count as f64;
         let _ = writeln!(text, "\nsuccess in {good} of {count} episodes ({rate:.1} %)\n");
     }
-    text.push_str(&output::ran_on(info));
+    text.push_str(&output::device_and_precision(info));
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(text, "{name:<11} {value}");
     };
@@ -58,7 +58,7 @@ pub(super) fn report(reel: &Reel, results: &[Outcome], ran: &Ran<'_>) -> String 
     line(
         "",
         &format!(
-            "{} actions of {PERIOD_S} s, of which {} are carried out before the next; the table waits for it",
+            "{} actions of {PERIOD_S} s, of which {} are carried out before the next; nothing moves while it is computed",
             info.chunk_size, info.n_action_steps
         ),
     );
