@@ -52,7 +52,7 @@ enum Task {
     Bench(program::Arguments),
     /// Synthesise the FPGA backend's design with Yosys, check its DSP slices and record its resources
     Synth(synth::Arguments),
-    /// Record demonstrations for the mini policy of assets/mini and train it; `mini --help` has the steps
+    /// Record demonstrations for the mini policy of assets/mini and train it
     Mini(mini::Arguments),
     /// Regenerate the golden files with LeRobot (needs tools/reference/setup.sh to have been run)
     Golden(golden::Arguments),

@@ -18,7 +18,7 @@ enum Step {
     Data(Data),
     /// Write observations of the task, for `smolvla quantize --calibrate`
     Observations(Observations),
-    /// Train LeRobot's SmolVLA on them: about 45 minutes (needs tools/reference/setup.sh to have been run)
+    /// Train LeRobot's SmolVLA on the demonstrations: about 45 minutes (needs `mini data` and tools/reference/setup.sh to have been run)
     Train(Train),
 }
 
