@@ -73,6 +73,7 @@ fn markdown_holds_the_report() -> Outcome {
         "✕ not finite",
         "`op::rope` | unsupported",
         "3 mutants killed on cpu; PCC ≥ 0.99 alone would have let 2 through.",
+        "under Behaviour, where it is shown and not judged",
         "| cpu | swapped |",
         "31/40 (77.5 %)",
         "LeRobot alone finishes seeds 31, 32",

@@ -108,10 +108,16 @@ pub(super) fn scope(report: &Report) -> String {
         Some(text) => format!(" Only checks whose name contains “{text}” were asked."),
         None => String::new(),
     };
+    let task = match &report.behaviour {
+        Some(_) => {
+            "Whether a trained policy does its task is under Behaviour, where it is shown and not judged."
+        }
+        None => "That a trained robot does its task is not shown.",
+    };
     format!(
         "Judged by what LeRobot {version} itself computed, and by plain loops with f64 sums for single operations. \
-         The checkpoints have {size} and random weights from a seed: what is shown is that the same policy is \
-         computed, not that a trained robot does its task, and no published checkpoint was run.{filter}"
+         The checkpoints have {size} and random weights from a seed: what is judged is that the same policy is \
+         computed. No published checkpoint was run. {task}{filter}"
     )
 }
 

@@ -55,6 +55,12 @@ fn report(checks: Vec<CheckReport>) -> Report {
 const EXPECTED: [f32; 4] = [1.0, 2.0, 3.0, 5.0];
 
 #[test]
+fn scope_claims_no_trained_robot_where_none_was_run() {
+    let text = scope(&report(Vec::new()));
+    assert!(text.contains("a trained robot does its task is not shown"), "{text}");
+}
+
+#[test]
 fn matrix_keeps_the_worst_correlation_over_cases_cameras_and_steps() {
     let good = [1.0, 2.0, 3.0, 5.1];
     let bad = [1.0, 3.0, 2.0, 5.0];
